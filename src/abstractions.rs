@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe Rust over the parts of the kernel that the `kernel` crate does not cover yet.
+//!
+//! Each file here is one concept of the kernel, knows nothing of mmapdev, and could move to
+//! `rust/kernel/` as it stands. All `unsafe` code of the module is in this folder; what is above it
+//! is compiled with `unsafe_code` denied.
+//!
+//! | file | what it wraps |
+//! |---|---|
+//! | [`pseudo_fs`] | a pseudo file system with a kernel-internal mount, the home of inodes that have no path |
+//! | [`page_cache`] | an inode, its `struct address_space` and the operations on it |
+//! | [`folio`] | `struct folio`, referenced and locked |
+//! | [`vm_area_desc`] | `struct vm_area_desc`, a mapping while `mmap_prepare` sets it up |
+//! | [`vm_operations`] | `struct vm_operations_struct`, what a mapping does when it is touched |
+//! | [`vm_fault`] | `struct vm_fault`, one touch of a page that is not there, and the answers to it |
+//! | [`file_operations`] | `struct file_operations` with everything that a mappable file needs |
+//! | [`misc_device`] | `struct miscdevice` with a name and data of its own |
+//! | [`per_cpu_counters`] | counters that cost one instruction to raise |
+//! | [`user_struct`] | structures that grow from version to version, copied from and to user space |
+//! | [`system_memory`] | how much memory the machine has |
+//! | [`iov`], [`sched`] | one function each that the kernel crate has no wrapper for |
+//! | [`capability`] | what the calling task may do |
+
+pub(crate) mod capability;
+pub(crate) mod file_operations;
+pub(crate) mod folio;
+mod helpers;
+pub(crate) mod iov;
+pub(crate) mod misc_device;
+pub(crate) mod page_cache;
+pub(crate) mod per_cpu_counters;
+pub(crate) mod pseudo_fs;
+pub(crate) mod sched;
+pub(crate) mod system_memory;
+pub(crate) mod user_struct;
+pub(crate) mod vm_area_desc;
+pub(crate) mod vm_fault;
+pub(crate) mod vm_operations;

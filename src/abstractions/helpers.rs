@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Declarations of the C wrappers in `helpers.c`, and of exported functions that the bindings lack.
+//!
+//! The order is that of `helpers.c`.
+
+// Some kernel structures are empty in some configurations, and only pointers to them pass here.
+#![allow(improper_ctypes)]
+
+use kernel::bindings;
+use kernel::prelude::*;
+
+extern "C" {
+    // pseudo_fs.rs
+    pub(super) fn abstractions_helper_fs_context_type(
+        fc: *const bindings::fs_context,
+    ) -> *mut bindings::file_system_type;
+    pub(super) fn abstractions_helper_init_pseudo(
+        fc: *mut bindings::fs_context,
+        magic: c_ulong,
+    ) -> c_int;
+
+    // page_cache.rs
+    pub(super) fn abstractions_helper_i_size_read(
+        inode: *const bindings::inode,
+    ) -> bindings::loff_t;
+    pub(super) fn abstractions_helper_i_size_write(
+        inode: *mut bindings::inode,
+        size: bindings::loff_t,
+    );
+    pub(super) fn abstractions_helper_inode_lock(inode: *mut bindings::inode);
+    pub(super) fn abstractions_helper_inode_trylock(inode: *mut bindings::inode) -> bool;
+    pub(super) fn abstractions_helper_inode_unlock(inode: *mut bindings::inode);
+    pub(super) fn abstractions_helper_mapping_set_large_folios(
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_mapping_set_unevictable(
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_mapping_max_folio_order(
+        mapping: *const bindings::address_space,
+    ) -> c_uint;
+    pub(super) fn abstractions_helper_filemap_invalidate_lock_shared(
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_filemap_invalidate_trylock_shared(
+        mapping: *mut bindings::address_space,
+    ) -> bool;
+    pub(super) fn abstractions_helper_filemap_invalidate_unlock_shared(
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_filemap_get_folio(
+        mapping: *mut bindings::address_space,
+        index: c_ulong,
+    ) -> *mut bindings::folio;
+    pub(super) fn abstractions_helper_filemap_lock_folio(
+        mapping: *mut bindings::address_space,
+        index: c_ulong,
+    ) -> *mut bindings::folio;
+    pub(super) fn abstractions_helper_filemap_trylock_folio(
+        mapping: *mut bindings::address_space,
+        index: c_ulong,
+    ) -> *mut bindings::folio;
+    pub(super) fn abstractions_helper_xa_is_value(entry: *const c_void) -> bool;
+    pub(super) fn abstractions_helper_iov_iter_truncate(iter: *mut bindings::iov_iter, count: u64);
+    pub(super) fn abstractions_helper_iov_iter_reexpand(
+        iter: *mut bindings::iov_iter,
+        count: usize,
+    );
+    pub(super) fn abstractions_helper_kiocb_is_nowait(kiocb: *const bindings::kiocb) -> bool;
+
+    // folio.rs
+    pub(super) fn abstractions_helper_folio_get(folio: *mut bindings::folio);
+    pub(super) fn abstractions_helper_folio_put(folio: *mut bindings::folio);
+    pub(super) fn abstractions_helper_folio_size(folio: *const bindings::folio) -> usize;
+    pub(super) fn abstractions_helper_folio_order(folio: *const bindings::folio) -> c_uint;
+    pub(super) fn abstractions_helper_folio_pfn(folio: *const bindings::folio) -> c_ulong;
+    pub(super) fn abstractions_helper_folio_test_uptodate(folio: *const bindings::folio) -> bool;
+    pub(super) fn abstractions_helper_folio_mark_uptodate(folio: *mut bindings::folio);
+    pub(super) fn abstractions_helper_folio_contain_hwpoisoned_page(
+        folio: *mut bindings::folio,
+    ) -> bool;
+    pub(super) fn abstractions_helper_folio_page_hwpoison(
+        folio: *mut bindings::folio,
+        index: c_ulong,
+    ) -> bool;
+    pub(super) fn abstractions_helper_folio_file_page(
+        folio: *mut bindings::folio,
+        index: c_ulong,
+    ) -> *mut bindings::page;
+    pub(super) fn abstractions_helper_folio_zero_range(
+        folio: *mut bindings::folio,
+        start: usize,
+        length: usize,
+    );
+    pub(super) fn abstractions_helper_copy_folio_to_iter(
+        folio: *mut bindings::folio,
+        offset: usize,
+        bytes: usize,
+        iter: *mut bindings::iov_iter,
+    ) -> usize;
+
+    // vm_fault.rs
+    pub(super) fn abstractions_helper_pmd_order() -> c_uint;
+    pub(super) fn abstractions_helper_vmf_pmd_none(fault: *const bindings::vm_fault) -> bool;
+
+    // file_operations.rs
+    pub(super) fn abstractions_helper_file_set_mapping(
+        file: *mut bindings::file,
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_file_set_nowait_direct_and_atomic_position(
+        file: *mut bindings::file,
+    );
+
+    // per_cpu_counters.rs
+    pub(super) fn abstractions_helper_alloc_percpu(size: usize, align: usize) -> *mut c_void;
+    pub(super) fn abstractions_helper_this_cpu_add_u64(counter: *mut u64, amount: u64);
+    pub(super) fn abstractions_helper_per_cpu_sum_u64(counter: *mut u64) -> u64;
+
+    // sched.rs
+    pub(super) fn abstractions_helper_cond_resched();
+    pub(super) fn abstractions_helper_fatal_signal_pending() -> bool;
+
+    // system_memory.rs
+    pub(super) fn abstractions_helper_totalram_pages() -> c_ulong;
+}

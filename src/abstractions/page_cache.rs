@@ -1,0 +1,602 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The page cache: an inode without a path, its `struct address_space`, and the operations on it.
+//!
+//! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
+//! [`include/linux/fs.h`](srctree/include/linux/fs.h). Reference:
+//! <https://docs.kernel.org/filesystems/locking.html>
+//!
+//! # Lock order
+//!
+//! Outer to inner, as at the top of `mm/filemap.c` and `mm/rmap.c`:
+//!
+//! ```text
+//! inode lock (i_rwsem)                [`AddressSpace::lock_for_writing`]
+//!   mmap_lock or per-VMA lock         taken by the kernel before a fault handler runs
+//!     invalidate lock                 [`AddressSpace::lock_shared_against_invalidation`]
+//!       folio lock                    [`super::folio::LockedFolio`]
+//! ```
+//!
+//! User memory may be touched, and so a page fault taken, under the inode lock; never under the
+//! invalidate lock or a folio lock.
+
+use super::folio::{Folio, LockedFolio, NewFolio};
+use super::helpers;
+use super::pseudo_fs::PseudoMount;
+use core::marker::{PhantomData, PhantomPinned};
+use core::ops::Deref;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::fs::Kiocb;
+use kernel::iov::IovIterSource;
+use kernel::page::PAGE_SHIFT;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
+use kernel::types::{ForeignOwnable, NotThreadSafe, Opaque};
+
+/// The pages of one file in memory, mirroring `struct address_space`.
+///
+/// # Invariants
+///
+/// It is that of a [`PageCache`], which is alive: embedded in its inode (`host`), with the operations of
+/// [`Operations`], with content in each folio that is unlocked, and with a `gfp_mask` that never changes.
+#[repr(transparent)]
+pub(crate) struct AddressSpace(Opaque<bindings::address_space>);
+
+// SAFETY: An address space is made for use from many threads; the C side does its own locking.
+unsafe impl Sync for AddressSpace {}
+
+/// Whether a call may wait for memory and locks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Sleep until it can be had.
+    Allowed,
+    /// Fail with `EAGAIN` rather than sleep, as `RWF_NOWAIT` asks.
+    Forbidden,
+}
+
+/// What came of offering a new folio to a page cache.
+pub(crate) enum Added {
+    /// The page cache has taken it, and it is locked for the caller.
+    Here(LockedFolio),
+    /// Something is in its place already, perhaps since a moment ago: look again.
+    Occupied,
+}
+
+impl AddressSpace {
+    /// Makes a reference from a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `mapping` must be the address space of a [`PageCache`] that is alive for `'a`.
+    unsafe fn from_raw<'a>(mapping: *mut bindings::address_space) -> &'a Self {
+        // SAFETY: The type is transparent, and the caller promises the rest.
+        unsafe { &*mapping.cast() }
+    }
+
+    /// Returns the raw pointer.
+    pub(super) fn as_raw(&self) -> *mut bindings::address_space {
+        self.0.get()
+    }
+
+    fn host(&self) -> *mut bindings::inode {
+        // SAFETY: By the type invariant the pointers are valid, and `host` never changes.
+        unsafe { (*self.as_raw()).host }
+    }
+
+    /// Returns the size of the file in bytes.
+    ///
+    /// Mirrors `i_size_read()`. Unless the inode lock or the invalidate lock is held, it may have
+    /// changed by the time the caller looks at it.
+    pub(crate) fn size(&self) -> u64 {
+        // SAFETY: The inode is alive by the type invariant.
+        let size = unsafe { helpers::abstractions_helper_i_size_read(self.host()) };
+        // The VFS keeps sizes from 0 to `s_maxbytes`.
+        size as u64
+    }
+
+    /// Returns how many bytes of memory the page cache holds at this moment.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        // SAFETY: The pointer is valid by the type invariant. C code reads this word, too, without a
+        // lock.
+        let pages = unsafe { (&raw const (*self.as_raw()).nrpages).read_volatile() };
+        (pages as u64) << PAGE_SHIFT
+    }
+
+    /// Returns the largest folio order that the page cache takes.
+    pub(crate) fn max_order(&self) -> u32 {
+        // SAFETY: The pointer is valid by the type invariant.
+        unsafe { helpers::abstractions_helper_mapping_max_folio_order(self.as_raw()) }
+    }
+
+    /// Returns the folio that holds page `index`, if there is one.
+    ///
+    /// Mirrors `filemap_get_folio()`. Does not sleep and takes no lock: the folio may leave the page
+    /// cache at any moment, its memory stays.
+    pub(crate) fn get_folio(&self, index: usize) -> Option<ARef<Folio>> {
+        // SAFETY: The pointer is valid by the type invariant.
+        let folio = unsafe { helpers::abstractions_helper_filemap_get_folio(self.as_raw(), index) };
+        let folio = NonNull::new(from_err_ptr(folio).ok()?)?;
+        // SAFETY: A returned folio comes with a reference.
+        Some(unsafe { Folio::from_raw(folio) })
+    }
+
+    /// Returns the folio that holds page `index`, locked, if there is one.
+    ///
+    /// Mirrors `filemap_lock_folio()`. Sleeps until the lock is had; with [`Wait::Forbidden`] fails
+    /// with `EAGAIN` instead.
+    pub(crate) fn lock_folio(&self, index: usize, wait: Wait) -> Result<Option<LockedFolio>> {
+        let mapping = self.as_raw();
+        let found = match wait {
+            // SAFETY: The pointer is valid by the type invariant.
+            Wait::Allowed => unsafe {
+                helpers::abstractions_helper_filemap_lock_folio(mapping, index)
+            },
+            // SAFETY: The pointer is valid by the type invariant.
+            Wait::Forbidden => unsafe {
+                helpers::abstractions_helper_filemap_trylock_folio(mapping, index)
+            },
+        };
+        match from_err_ptr(found) {
+            Ok(folio) => Ok(NonNull::new(folio).map(|folio| {
+                // SAFETY: A returned folio comes with a reference and its lock.
+                unsafe { LockedFolio::from_raw(folio) }
+            })),
+            Err(error) if error == ENOENT => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the page index of the first folio at or after `index` and before `end`.
+    ///
+    /// An index inside a folio is its own answer. Does not sleep.
+    pub(crate) fn next_present(&self, index: usize, end: usize) -> Option<usize> {
+        let mut index = index;
+        while index < end {
+            // SAFETY: The xarray is valid for as long as the address space is. The returned entry is
+            // looked at as a number only, so that it does not matter that it may be gone.
+            let entry = unsafe {
+                bindings::xa_find(
+                    &raw mut (*self.as_raw()).i_pages,
+                    &mut index,
+                    end - 1,
+                    bindings::XA_PRESENT,
+                )
+            };
+            if entry.is_null() {
+                return None;
+            }
+            // SAFETY: The function looks at the bits of the pointer only.
+            if !unsafe { helpers::abstractions_helper_xa_is_value(entry) } {
+                return Some(index);
+            }
+            // A shadow of a page that was reclaimed: nothing is there.
+            index += 1;
+        }
+        None
+    }
+
+    /// Locks the page cache, shared, against truncation and hole punching.
+    ///
+    /// Mirrors `filemap_invalidate_lock_shared()`. Whoever looks a page up and brings it in where it
+    /// is absent holds this around both. Sleeps; with [`Wait::Forbidden`] fails with `EAGAIN` instead.
+    pub(crate) fn lock_shared_against_invalidation(
+        &self,
+        wait: Wait,
+    ) -> Result<InvalidateSharedGuard<'_>> {
+        let mapping = self.as_raw();
+        match wait {
+            // SAFETY: The pointer is valid by the type invariant.
+            Wait::Allowed => unsafe {
+                helpers::abstractions_helper_filemap_invalidate_lock_shared(mapping)
+            },
+            Wait::Forbidden => {
+                // SAFETY: The pointer is valid by the type invariant.
+                if !unsafe {
+                    helpers::abstractions_helper_filemap_invalidate_trylock_shared(mapping)
+                } {
+                    return Err(EAGAIN);
+                }
+            }
+        }
+        // INVARIANT: The lock was just taken.
+        Ok(InvalidateSharedGuard {
+            space: self,
+            _not_send: NotThreadSafe,
+        })
+    }
+
+    /// Locks the inode for writing, as `write()` does: one writer at a time, and no change of size.
+    ///
+    /// Mirrors `inode_lock()`. Sleeps; with [`Wait::Forbidden`] fails with `EAGAIN` instead.
+    pub(crate) fn lock_for_writing(&self, wait: Wait) -> Result<WriteGuard<'_>> {
+        match wait {
+            // SAFETY: The inode is alive by the type invariant.
+            Wait::Allowed => unsafe { helpers::abstractions_helper_inode_lock(self.host()) },
+            Wait::Forbidden => {
+                // SAFETY: The inode is alive by the type invariant.
+                if !unsafe { helpers::abstractions_helper_inode_trylock(self.host()) } {
+                    return Err(EAGAIN);
+                }
+            }
+        }
+        // INVARIANT: The lock was just taken.
+        Ok(WriteGuard {
+            space: self,
+            _not_send: NotThreadSafe,
+        })
+    }
+
+    fn gfp(&self, order: u32, wait: Wait) -> bindings::gfp_t {
+        // SAFETY: The pointer is valid, and the mask fixed, by the type invariant.
+        let mut gfp = unsafe { (*self.as_raw()).gfp_mask };
+        if wait == Wait::Forbidden {
+            gfp = (gfp & !bindings::GFP_KERNEL) | bindings::GFP_NOWAIT;
+        }
+        if order > 0 {
+            // A smaller folio does as well: neither try hard nor complain.
+            gfp |= (1 << bindings::___GFP_NORETRY_BIT) | bindings::__GFP_NOWARN;
+        }
+        gfp
+    }
+}
+
+/// Proof that the page cache is locked, shared, against truncation and hole punching.
+///
+/// # Invariants
+///
+/// The invalidate lock of `space` is held, shared, and this value owns it.
+pub(crate) struct InvalidateSharedGuard<'a> {
+    space: &'a AddressSpace,
+    _not_send: NotThreadSafe,
+}
+
+impl InvalidateSharedGuard<'_> {
+    /// Allocates a zeroed folio of `2^order` pages and puts it into the page cache at `index`.
+    ///
+    /// The memory is charged to the calling task's memory cgroup. Mirrors `filemap_add_folio()`.
+    /// Sleeps unless `wait` forbids it.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: no memory, or none in pieces of this order, or the cgroup has reached its limit.
+    /// - `EAGAIN`: the same where `wait` forbids sleeping.
+    /// - `EINVAL`: `index` is no multiple of the folio's size, or the page cache takes no folio of
+    ///   this order.
+    pub(crate) fn add_zeroed_folio(&self, index: usize, order: u32, wait: Wait) -> Result<Added> {
+        if order > self.space.max_order() || index & ((1 << order) - 1) != 0 {
+            return Err(EINVAL);
+        }
+        let gfp = self.space.gfp(order, wait);
+        let no_memory = |error| match wait {
+            Wait::Forbidden if error == ENOMEM => EAGAIN,
+            _ => error,
+        };
+        let folio = NewFolio::zeroed(order, gfp).map_err(no_memory)?;
+        // SAFETY: The address space is valid, the folio is new, its order is one that the address
+        // space takes, and its index is aligned to it.
+        let result = to_result(unsafe {
+            bindings::filemap_add_folio(self.space.as_raw(), folio.as_raw(), index, gfp)
+        });
+        match result {
+            // SAFETY: `filemap_add_folio()` succeeded.
+            Ok(()) => Ok(Added::Here(unsafe { folio.into_locked() })),
+            Err(error) if error == EEXIST => Ok(Added::Occupied),
+            Err(error) => Err(no_memory(error)),
+        }
+    }
+}
+
+impl Drop for InvalidateSharedGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock is held.
+        unsafe {
+            helpers::abstractions_helper_filemap_invalidate_unlock_shared(self.space.as_raw())
+        };
+    }
+}
+
+/// Proof that the inode is locked for writing.
+///
+/// # Invariants
+///
+/// The inode lock of `space` is held exclusively, and this value owns it.
+pub(crate) struct WriteGuard<'a> {
+    space: &'a AddressSpace,
+    _not_send: NotThreadSafe,
+}
+
+impl WriteGuard<'_> {
+    /// Copies from user memory into the page cache, at most `limit` bytes, and moves the position on.
+    ///
+    /// Mirrors `generic_perform_write()`, which calls [`AddressSpaceOperations::write_begin`] for each
+    /// folio. Touches user memory under no lock but the inode's. The file does not grow: `limit` is
+    /// the caller's to choose so that the write ends within it.
+    ///
+    /// Returns how many bytes were written; fewer where user memory ended or an error came after the
+    /// first ones. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the file's page cache is another one than is locked, `EFAULT` if no byte could be
+    /// read from user memory, `EINTR` if the task is being killed, and what `write_begin` gives.
+    pub(crate) fn write<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
+        source: &mut IovIterSource<'_>,
+        limit: usize,
+    ) -> Result<usize> {
+        // SAFETY: A kiocb and its file are valid for the lifetime of the reference to it.
+        let mapping = unsafe { (*(*kiocb.as_raw()).ki_filp).f_mapping };
+        if mapping != self.space.as_raw() {
+            return Err(EINVAL);
+        }
+        let held_back = source.len().saturating_sub(limit);
+        let iter = source.as_raw();
+        // SAFETY: The iterator is valid by its type; only how much of it is offered changes.
+        unsafe { helpers::abstractions_helper_iov_iter_truncate(iter, limit as u64) };
+        // SAFETY: The kiocb and the iterator are valid by their types, the inode is locked, and by the
+        // invariant of `AddressSpace` it has `write_begin` and `write_end`.
+        let written = unsafe { bindings::generic_perform_write(kiocb.as_raw(), iter) };
+        // SAFETY: Gives back what was held back: the count is what it was, less what was consumed.
+        unsafe { helpers::abstractions_helper_iov_iter_reexpand(iter, source.len() + held_back) };
+        // `generic_perform_write()` has moved `ki_pos` on by what it wrote.
+        if written < 0 {
+            Err(Error::from_errno(written as c_int))
+        } else {
+            Ok(written as usize)
+        }
+    }
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock is held.
+        unsafe { helpers::abstractions_helper_inode_unlock(self.space.host()) };
+    }
+}
+
+/// What an address space does when the kernel wants a page of it, mirroring
+/// `struct address_space_operations`.
+///
+/// For a page cache whose only store is memory. (Operations for one that is filled from and written
+/// back to somewhere else belong here too, once something needs them.)
+pub(crate) trait AddressSpaceOperations: Sized + Send + Sync + 'static {
+    /// Finds or brings in the folio that holds page `index`, locked, so that up to `len` bytes from
+    /// there on can be copied into it.
+    ///
+    /// A folio that holds fewer will be asked to be followed by the next. Its content must be there
+    /// ([`Folio::is_uptodate`]).
+    ///
+    /// Context: process, under the inode lock; may sleep unless `wait` forbids it. Mirrors
+    /// `write_begin`.
+    fn write_begin(
+        cache: &PageCache<Self>,
+        index: usize,
+        len: usize,
+        wait: Wait,
+    ) -> Result<LockedFolio>;
+}
+
+/// An inode without a path that keeps pages in memory for a device.
+///
+/// It is the one owner of the inode: the pages go when it is dropped. Nobody else keeps a reference to
+/// the inode, only to the address space, and only for as long as this is borrowed.
+///
+/// # Invariants
+///
+/// - `inode` is valid, its `i_private` points at this value, and its `a_ops` are those of `A`.
+/// - This value owns the only reference to it.
+/// - The inode was made on `_mount`, which it does not keep by itself.
+#[pin_data(PinnedDrop)]
+pub(crate) struct PageCache<A: AddressSpaceOperations> {
+    inode: NonNull<bindings::inode>,
+    operations: A,
+    // Dropped after `PinnedDrop::drop` has let go of the inode, as all fields are.
+    _mount: Arc<PseudoMount>,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+// SAFETY: The inode may be used and released from any thread, and the operations are `Send`.
+unsafe impl<A: AddressSpaceOperations> Send for PageCache<A> {}
+// SAFETY: The shared methods are those of `AddressSpace` and of the operations, both `Sync`.
+unsafe impl<A: AddressSpaceOperations> Sync for PageCache<A> {}
+
+impl<A: AddressSpaceOperations> PageCache<A> {
+    /// Makes a page cache of `size` bytes, with nothing in it, that keeps its pages until it is
+    /// dropped: they are neither reclaimed nor written anywhere.
+    ///
+    /// With `large_folios` it takes folios of any order that the kernel supports, else single pages.
+    ///
+    /// Fails with `ENOMEM`, and with `EFBIG` for a size beyond what the VFS can count. May sleep.
+    pub(crate) fn new_in_memory(
+        mount: Arc<PseudoMount>,
+        size: u64,
+        large_folios: bool,
+        operations: A,
+    ) -> impl PinInit<Self, Error> {
+        try_pin_init!(&this in Self {
+            inode: {
+                let size = bindings::loff_t::try_from(size).map_err(|_| EFBIG)?;
+                let inode = mount.alloc_inode()?;
+                // SAFETY: The inode is new and nobody else has seen it.
+                unsafe {
+                    let raw = inode.as_ptr();
+                    let mapping = (*raw).i_mapping;
+                    (*raw).i_private = this.as_ptr().cast();
+                    (*mapping).a_ops = Operations::<A>::table();
+                    helpers::abstractions_helper_i_size_write(raw, size);
+                    helpers::abstractions_helper_mapping_set_unevictable(mapping);
+                    if large_folios {
+                        helpers::abstractions_helper_mapping_set_large_folios(mapping);
+                    }
+                }
+                // INVARIANT: Set just now; the reference from the allocation is the only one.
+                inode
+            },
+            operations,
+            _mount: mount,
+            _pin: PhantomPinned,
+        })
+    }
+
+    /// Returns the operations, with whatever the driver keeps in them.
+    pub(crate) fn operations(&self) -> &A {
+        &self.operations
+    }
+}
+
+impl<A: AddressSpaceOperations> Deref for PageCache<A> {
+    type Target = AddressSpace;
+
+    fn deref(&self) -> &AddressSpace {
+        // SAFETY: By the type invariant the inode is valid for as long as this value is.
+        unsafe { AddressSpace::from_raw((*self.inode.as_ptr()).i_mapping) }
+    }
+}
+
+#[pinned_drop]
+impl<A: AddressSpaceOperations> PinnedDrop for PageCache<A> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant this is the only reference. Its end evicts the inode, and
+        // with it every folio: no operation is called after this.
+        unsafe { bindings::iput(self.inode.as_ptr()) };
+    }
+}
+
+/// The C table of operations for `A`.
+struct Operations<A>(PhantomData<A>);
+
+impl<A: AddressSpaceOperations> Operations<A> {
+    const TABLE: bindings::address_space_operations = bindings::address_space_operations {
+        read_folio: Some(Self::read_folio),
+        write_begin: Some(Self::write_begin),
+        write_end: Some(Self::write_end),
+        dirty_folio: Some(bindings::noop_dirty_folio),
+        migrate_folio: Some(bindings::filemap_migrate_folio),
+        error_remove_folio: Some(Self::keep_on_error),
+        ..pin_init::zeroed()
+    };
+
+    /// Returns the table, which is there as long as the module is.
+    const fn table() -> &'static bindings::address_space_operations {
+        &Self::TABLE
+    }
+
+    /// # Safety
+    ///
+    /// `mapping` must be the address space of a [`PageCache<A>`].
+    unsafe fn cache<'a>(mapping: *mut bindings::address_space) -> &'a PageCache<A> {
+        // SAFETY: By the invariants of `PageCache`.
+        unsafe { &*(*(*mapping).host).i_private.cast::<PageCache<A>>() }
+    }
+
+    /// Fills a folio that the kernel itself has added, which happens where one is looked up for
+    /// splicing and punched out in between: it reads as zeros, as what is absent does.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be locked and in the address space of a [`PageCache<A>`]; the lock is given up.
+    unsafe extern "C" fn read_folio(
+        _file: *mut bindings::file,
+        folio: *mut bindings::folio,
+    ) -> c_int {
+        let Some(folio) = NonNull::new(folio) else {
+            return EIO.to_errno();
+        };
+        // SAFETY: The caller holds the folio alive.
+        unsafe { helpers::abstractions_helper_folio_get(folio.as_ptr()) };
+        // SAFETY: The reference was just taken, and the caller gives up the lock.
+        let folio = unsafe { LockedFolio::from_raw(folio) };
+        folio.zero_fill();
+        folio.mark_dirty();
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Must be called by `generic_perform_write()` on the address space of a [`PageCache<A>`].
+    unsafe extern "C" fn write_begin(
+        kiocb: *const bindings::kiocb,
+        mapping: *mut bindings::address_space,
+        pos: bindings::loff_t,
+        len: c_uint,
+        folio: *mut *mut bindings::folio,
+        _fsdata: *mut *mut c_void,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function.
+        let cache = unsafe { Self::cache(mapping) };
+        // SAFETY: The caller passes a valid kiocb.
+        let wait = unsafe { may_wait_raw(kiocb) };
+        // The VFS passes no negative position.
+        let index = (pos >> PAGE_SHIFT) as usize;
+        match A::write_begin(cache, index, len as usize, wait) {
+            Ok(found) if found.holds(mapping, index) && found.is_uptodate() => {
+                // SAFETY: The caller passes a place for the pointer; it takes over the reference and
+                // the lock, and gives them to `write_end`.
+                unsafe { *folio = found.into_raw() };
+                0
+            }
+            Ok(_) => {
+                kernel::pr_warn_once!("write_begin gave a folio that does not hold the page\n");
+                EIO.to_errno()
+            }
+            Err(error) => error.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `folio` must come from [`Self::write_begin`].
+    unsafe extern "C" fn write_end(
+        _kiocb: *const bindings::kiocb,
+        _mapping: *mut bindings::address_space,
+        _pos: bindings::loff_t,
+        _len: c_uint,
+        copied: c_uint,
+        folio: *mut bindings::folio,
+        _fsdata: *mut c_void,
+    ) -> c_int {
+        if let Some(folio) = NonNull::new(folio) {
+            // SAFETY: `write_begin` gave the reference and the lock to the caller, who gives them
+            // back.
+            let folio = unsafe { LockedFolio::from_raw(folio) };
+            folio.mark_dirty();
+        }
+        // The folio was whole before, so that any part of it may be new.
+        copied as c_int
+    }
+
+    /// Memory that has failed: keep the folio, so that its loss is an error and not a page of zeros.
+    ///
+    /// # Safety
+    ///
+    /// None beyond what the caller of an address space operation promises.
+    unsafe extern "C" fn keep_on_error(
+        _mapping: *mut bindings::address_space,
+        _folio: *mut bindings::folio,
+    ) -> c_int {
+        0
+    }
+}
+
+/// Returns whether a read or write may wait, by its flags (`RWF_NOWAIT`).
+pub(crate) fn may_wait<T: ForeignOwnable>(kiocb: &Kiocb<'_, T>) -> Wait {
+    // SAFETY: A kiocb is valid for the lifetime of the reference to it.
+    unsafe { may_wait_raw(kiocb.as_raw()) }
+}
+
+/// # Safety
+///
+/// `kiocb` must be valid.
+unsafe fn may_wait_raw(kiocb: *const bindings::kiocb) -> Wait {
+    // SAFETY: By the requirements of this function.
+    if unsafe { helpers::abstractions_helper_kiocb_is_nowait(kiocb) } {
+        Wait::Forbidden
+    } else {
+        Wait::Allowed
+    }
+}

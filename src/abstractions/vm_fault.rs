@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults: a touch of a page that is not mapped, and the answers a driver can give.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_fault` and
+//! `enum vm_fault_reason`
+//!
+//! A C handler answers with bits, some of which promise something: a page with its lock, an installed
+//! page-table entry. Here each answer is a value that can only be made by keeping the promise, so that
+//! neither a wrong page nor an endless fault can come from safe code.
+
+use super::folio::LockedFolio;
+use super::helpers;
+use core::ops::Deref;
+use kernel::bindings;
+use kernel::mm::virt::vm_flags_t;
+use kernel::page::PAGE_SHIFT;
+use kernel::types::Opaque;
+
+/// One page fault in a mapping of a file, mirroring `struct vm_fault`.
+///
+/// # Invariants
+///
+/// The fault is being handled: the mmap lock or the lock of its VMA is held for reading, and the VMA
+/// maps a file.
+#[repr(transparent)]
+pub(crate) struct VmFault(Opaque<bindings::vm_fault>);
+
+impl VmFault {
+    /// Makes a reference from the pointer that a handler is called with.
+    ///
+    /// # Safety
+    ///
+    /// `fault` must be the argument of a handler that is running for `'a`, for a VMA with a file.
+    pub(super) unsafe fn from_raw<'a>(fault: *mut bindings::vm_fault) -> &'a Self {
+        // SAFETY: The type is transparent, and the caller promises the rest.
+        unsafe { &*fault.cast() }
+    }
+
+    fn as_raw(&self) -> *mut bindings::vm_fault {
+        self.0.get()
+    }
+
+    fn vma(&self) -> *mut bindings::vm_area_struct {
+        // SAFETY: The fault is valid by the type invariant.
+        unsafe { (*self.as_raw()).__bindgen_anon_1.vma }
+    }
+
+    fn address(&self) -> usize {
+        // SAFETY: The fault is valid by the type invariant.
+        unsafe { (*self.as_raw()).__bindgen_anon_1.address }
+    }
+
+    fn has_flag(&self, flag: bindings::fault_flag) -> bool {
+        // SAFETY: The fault is valid by the type invariant.
+        unsafe { (*self.as_raw()).flags & flag != 0 }
+    }
+
+    /// Returns the index of the touched page, in pages from the start of the file.
+    pub(crate) fn index(&self) -> usize {
+        // SAFETY: The fault is valid by the type invariant.
+        unsafe { (*self.as_raw()).__bindgen_anon_1.pgoff }
+    }
+
+    /// Returns whether the touch is a write.
+    pub(crate) fn is_write(&self) -> bool {
+        self.has_flag(bindings::fault_flag_FAULT_FLAG_WRITE)
+    }
+
+    /// Returns whether the fault runs under the lock of its VMA alone, which other threads of the
+    /// program do not contend for, instead of the lock of the whole address space.
+    pub(crate) fn is_under_vma_lock(&self) -> bool {
+        self.has_flag(bindings::fault_flag_FAULT_FLAG_VMA_LOCK)
+    }
+
+    /// Returns whether the fault writes to a private mapping: what is mapped is then a copy.
+    fn is_copy_on_write(&self) -> bool {
+        self.is_write() && self.vma_flags() & kernel::mm::virt::flags::SHARED == 0
+    }
+
+    fn vma_flags(&self) -> vm_flags_t {
+        // SAFETY: The VMA is valid and locked by the type invariant.
+        unsafe { (*self.vma()).__bindgen_anon_2.vm_flags }
+    }
+
+    /// Returns the address space of the mapped file.
+    fn mapping(&self) -> *mut bindings::address_space {
+        // SAFETY: The VMA is valid and maps a file by the type invariant.
+        unsafe { (*(*self.vma()).vm_file).f_mapping }
+    }
+
+    /// Puts the answer of a handler into the form that the C side wants.
+    pub(super) fn finish(&self, outcome: FaultOutcome) -> bindings::vm_fault_t {
+        let folio = match outcome {
+            FaultOutcome::Present(folio) => folio,
+            FaultOutcome::OutOfMemory => return bindings::vm_fault_reason_VM_FAULT_OOM,
+            FaultOutcome::BusError => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        };
+        // A folio of another file or another place, or one whose content is not there yet, would give the
+        // program memory that is not its own, and the file could never take it back.
+        if !folio.holds(self.mapping(), self.index()) || !folio.is_uptodate() {
+            kernel::pr_warn_once!("a fault handler gave a folio that is not the page's\n");
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        }
+        let page = folio.page_at(self.index());
+        folio.into_raw();
+        // SAFETY: The fault is valid by the type invariant. The C side takes over the reference to the
+        // page and its lock, as `VM_FAULT_LOCKED` says.
+        unsafe { (*self.as_raw()).page = page };
+        bindings::vm_fault_reason_VM_FAULT_LOCKED
+    }
+}
+
+/// What a fault handler answers, mirroring `enum vm_fault_reason`.
+///
+/// There is no "retry": that answer means that the handler has let go of a lock that its caller took,
+/// which nothing here can do yet. And no "major fault": nothing here reads pages from anywhere yet.
+pub(crate) enum FaultOutcome {
+    /// The page is in memory: map it.
+    Present(LockedFolio),
+    /// There is no memory for it; the out-of-memory handling decides.
+    OutOfMemory,
+    /// There is no such page: `SIGBUS`.
+    BusError,
+}
+
+/// A fault that could be answered with one huge page-table entry (a PMD, 2 MiB on x86-64).
+///
+/// # Invariants
+///
+/// - What a PMD entry at the touched address would cover lies within the VMA, at an index of the file
+///   that is a multiple of its size.
+/// - It is no write to a private mapping.
+/// - The VMA has neither `VM_MIXEDMAP` nor `VM_PFNMAP`, in which entries for huge folios are taken for
+///   something else when they are split.
+pub(crate) struct HugeFault<'a>(&'a VmFault);
+
+impl<'a> HugeFault<'a> {
+    /// Checks whether the fault can be answered so; `None` means that it has to be taken page by page.
+    pub(super) fn new(fault: &'a VmFault, order: u32) -> Option<Self> {
+        use kernel::mm::virt::flags;
+        let special = flags::MIXEDMAP | flags::PFNMAP;
+        if order != pmd_order() || fault.is_copy_on_write() || fault.vma_flags() & special != 0 {
+            return None;
+        }
+        let size = 1usize << (order as usize + PAGE_SHIFT);
+        let start = fault.address() & !(size - 1);
+        // SAFETY: The VMA is valid and locked by the type invariant of `VmFault`.
+        let (vma_start, vma_end) = unsafe {
+            let range = &(*fault.vma()).__bindgen_anon_1.__bindgen_anon_1;
+            (range.vm_start, range.vm_end)
+        };
+        let fits = start >= vma_start && vma_end - start >= size;
+        let aligned = fault.index() & ((1 << order) - 1) == (fault.address() - start) >> PAGE_SHIFT;
+        // INVARIANT: Checked here.
+        (fits && aligned).then_some(Self(fault))
+    }
+
+    /// Maps a whole folio with one entry.
+    ///
+    /// Falls back to single pages where the folio is not of that size, is not the one at this place of
+    /// the file, or has bad memory in it; and where something is mapped there by now, be it single pages
+    /// or the same folio write-protected. Mirrors `vmf_insert_folio_pmd()`.
+    pub(crate) fn insert(&self, folio: &LockedFolio) -> HugeFaultOutcome {
+        if folio.order() != pmd_order()
+            || !folio.holds(self.mapping(), self.index())
+            || !folio.is_uptodate()
+            || folio.is_poisoned()
+        {
+            return HugeFaultOutcome::Fallback;
+        }
+        // The C function takes an entry that it finds for this very folio's, complains if it is not, and
+        // would make it writable without a look at what user space tracks by write protection. Others
+        // that map pages of this range hold the folio's lock, too.
+        // SAFETY: The fault is valid by the type invariant.
+        if !unsafe { helpers::abstractions_helper_vmf_pmd_none(self.as_raw()) } {
+            return HugeFaultOutcome::Fallback;
+        }
+        // SAFETY: The fault is valid. The folio is locked, of PMD size, and in the mapped file at the
+        // index that belongs to the touched address; by the type invariants the entry stays within the
+        // VMA, which is of a kind that can have it, and makes no page of the file writable through a
+        // private mapping.
+        let reason = unsafe {
+            bindings::vmf_insert_folio_pmd(self.as_raw(), folio.as_raw(), self.is_write())
+        };
+        HugeFaultOutcome::Done(Installed(reason))
+    }
+}
+
+impl Deref for HugeFault<'_> {
+    type Target = VmFault;
+
+    fn deref(&self) -> &VmFault {
+        self.0
+    }
+}
+
+/// What a handler for huge faults answers.
+pub(crate) enum HugeFaultOutcome {
+    /// The kernel's own function has answered the fault.
+    Done(Installed),
+    /// Take the fault page by page. If something is wrong, that is the place to say so.
+    Fallback,
+}
+
+impl HugeFaultOutcome {
+    /// Returns whether a huge entry was made.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Done(_))
+    }
+
+    /// Puts the answer into the form that the C side wants.
+    pub(super) fn into_reason(self) -> bindings::vm_fault_t {
+        match self {
+            Self::Done(Installed(reason)) => reason,
+            Self::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+        }
+    }
+}
+
+/// Proof that a function of the kernel has dealt with the page tables, with its answer in it.
+///
+/// To claim so without it having happened would fault for ever.
+pub(crate) struct Installed(bindings::vm_fault_t);
+
+/// A read fault for which the kernel wants to map what is around the page as well.
+///
+/// # Invariants
+///
+/// RCU is read-locked: nothing here sleeps.
+pub(crate) struct FaultAround<'a> {
+    fault: &'a VmFault,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> FaultAround<'a> {
+    /// # Safety
+    ///
+    /// The arguments must be those of a `map_pages` handler that is running for `'a`.
+    pub(super) unsafe fn from_raw(
+        fault: *mut bindings::vm_fault,
+        start: usize,
+        end: usize,
+    ) -> Self {
+        Self {
+            // SAFETY: By the requirements of this function.
+            fault: unsafe { VmFault::from_raw(fault) },
+            start,
+            end,
+        }
+    }
+
+    /// Maps the pages of the window that are in the page cache and ready.
+    ///
+    /// Mirrors `filemap_map_pages()`.
+    pub(crate) fn map_resident(&self) -> FaultAroundOutcome {
+        // SAFETY: The arguments are those that the handler was called with.
+        FaultAroundOutcome(unsafe {
+            bindings::filemap_map_pages(self.fault.as_raw(), self.start, self.end)
+        })
+    }
+}
+
+impl Deref for FaultAround<'_> {
+    type Target = VmFault;
+
+    fn deref(&self) -> &VmFault {
+        self.fault
+    }
+}
+
+/// What came of mapping the surroundings of a page.
+pub(crate) struct FaultAroundOutcome(bindings::vm_fault_t);
+
+impl FaultAroundOutcome {
+    /// Returns whether the touched page itself is mapped now, so that the fault is over.
+    pub(crate) fn is_done(&self) -> bool {
+        self.0 & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0
+    }
+
+    /// Puts the answer into the form that the C side wants.
+    pub(super) fn into_reason(self) -> bindings::vm_fault_t {
+        self.0
+    }
+}
+
+/// Returns the order of a folio that one PMD entry maps: 9 on x86-64, for 2 MiB.
+pub(crate) fn pmd_order() -> u32 {
+    // SAFETY: The function has no requirements.
+    unsafe { helpers::abstractions_helper_pmd_order() }
+}

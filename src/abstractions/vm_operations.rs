@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a mapping of a file does when it is touched.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_operations_struct`
+//!
+//! There is no `open` and `close` here, and no data of the mapping's own: a VMA keeps its file open,
+//! and the handlers are called with what the file belongs to. That costs a mapping nothing to split,
+//! merge and copy, where a counted pointer of each VMA would forbid merging.
+
+use super::file_operations::{self, FileOperations};
+use super::vm_fault::{
+    FaultAround, FaultAroundOutcome, FaultOutcome, HugeFault, HugeFaultOutcome, VmFault,
+};
+use core::marker::PhantomData;
+use kernel::bindings;
+use kernel::error::VTABLE_DEFAULT_ERROR;
+use kernel::prelude::*;
+
+/// The operations of a mapping, mirroring `struct vm_operations_struct`.
+///
+/// All are called with what [`FileOperations::open`] gave for the mapped file.
+#[vtable]
+pub(crate) trait VmOperations {
+    /// The file operations of the files that are mapped so.
+    type File: FileOperations;
+
+    /// Answers a touch of a page that is not mapped.
+    ///
+    /// Context: process, with the mmap lock or the VMA's lock held for reading; may sleep.
+    fn fault(file: &Self::File, fault: &VmFault) -> FaultOutcome;
+
+    /// Answers a touch where one entry can map a whole huge page.
+    ///
+    /// Context: as in [`Self::fault`].
+    fn huge_fault(_file: &Self::File, _fault: &HugeFault<'_>) -> HugeFaultOutcome {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Maps what is resident around a page that was read, before [`Self::fault`] is called for it.
+    ///
+    /// A driver that has this is also called under the VMA's lock; without it, each fault is repeated
+    /// under the mmap lock.
+    ///
+    /// Context: RCU is read-locked; must not sleep.
+    fn map_pages(_file: &Self::File, _around: FaultAround<'_>) -> FaultAroundOutcome {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// The C table of operations for `T`.
+pub(super) struct VmOperationsTable<T>(PhantomData<T>);
+
+impl<T: VmOperations> VmOperationsTable<T> {
+    const TABLE: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        huge_fault: if T::HAS_HUGE_FAULT {
+            Some(Self::huge_fault)
+        } else {
+            None
+        },
+        map_pages: if T::HAS_MAP_PAGES {
+            Some(Self::map_pages)
+        } else {
+            None
+        },
+        ..pin_init::zeroed()
+    };
+
+    /// Returns the table, which is there as long as the module is.
+    pub(super) const fn table() -> &'static bindings::vm_operations_struct {
+        &Self::TABLE
+    }
+
+    /// # Safety
+    ///
+    /// `fault` must be a fault in a VMA whose file has the operations `T::File`, as the type of
+    /// [`super::vm_area_desc::VmAreaDesc`] sees to, and which is alive for `'a`.
+    unsafe fn file<'a>(fault: *mut bindings::vm_fault) -> &'a T::File {
+        // SAFETY: A VMA keeps its file open, so that its private data is there until the VMA is gone.
+        unsafe { file_operations::data((*(*fault).__bindgen_anon_1.vma).vm_file) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::file`], and `fault` must be the argument of a `fault` handler.
+    unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: By the requirements of this function.
+        let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
+        fault.finish(T::fault(file, fault))
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::file`], and `fault` must be the argument of a `huge_fault` handler.
+    unsafe extern "C" fn huge_fault(
+        fault: *mut bindings::vm_fault,
+        order: c_uint,
+    ) -> bindings::vm_fault_t {
+        // SAFETY: By the requirements of this function.
+        let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
+        match HugeFault::new(fault, order) {
+            Some(fault) => T::huge_fault(file, &fault),
+            None => HugeFaultOutcome::Fallback,
+        }
+        .into_reason()
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::file`], and the arguments must be those of a `map_pages` handler.
+    unsafe extern "C" fn map_pages(
+        fault: *mut bindings::vm_fault,
+        start: c_ulong,
+        end: c_ulong,
+    ) -> bindings::vm_fault_t {
+        // SAFETY: By the requirements of this function.
+        let (file, around) =
+            unsafe { (Self::file(fault), FaultAround::from_raw(fault, start, end)) };
+        T::map_pages(file, around).into_reason()
+    }
+}

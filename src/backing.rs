@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What stands behind a device: the few questions in which one kind differs from another.
+
+pub(crate) mod memory;
+
+use crate::abstractions::folio::LockedFolio;
+use crate::abstractions::page_cache::{AddressSpace, Wait};
+use kernel::prelude::*;
+
+/// What keeps the bytes of a device.
+///
+/// The page cache is the store in every case: what differs is how a page gets there, and what becomes
+/// of it.
+pub(crate) trait Backing: Send + Sync + 'static {
+    /// The kind, for [`crate::abi::Info::backing`].
+    const KIND: u32;
+
+    /// Returns the page cache that has the device's bytes.
+    fn address_space(&self) -> &AddressSpace;
+
+    /// Returns whether whole huge pages may come, so that mappings are worth aligning.
+    fn has_huge_pages(&self) -> bool;
+
+    /// Finds the folio that holds page `index`, or brings it in.
+    ///
+    /// Context: process, with no folio and no invalidate lock held. May sleep unless `wait` forbids it.
+    ///
+    /// # Errors
+    ///
+    /// - `ENXIO`: the page is beyond the end.
+    /// - `ENOMEM`: there is no memory for it.
+    /// - `EAGAIN`: it would have to wait.
+    fn folio(&self, index: usize, wait: Wait) -> Result<LockedFolio>;
+}

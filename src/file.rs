@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The file operations of a device node: what open, mmap, read, write and their relatives do.
+//!
+//! Where nothing else is said they do what they do on a memfd.
+//!
+//! # Lock order
+//!
+//! A write holds the inode lock of the page cache around everything; the rest is as in
+//! `abstractions/page_cache.rs`. User memory is never touched under the lock of a folio or the
+//! invalidate lock, so that a program may read into and write from its own mapping of the device.
+
+use crate::abstractions::file_operations::{FileOperations, Seek, SpliceRead, Whence};
+use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait};
+use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::abstractions::{iov, sched};
+use crate::backing::Backing;
+use crate::counters::Event;
+use crate::device::{page_of, start_of, Device};
+use crate::extent::{bytes_before, offsets_exist};
+use crate::mapping::Mapping;
+use kernel::fs::{File, Kiocb};
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// How many bytes of a hole are read in one go, before others are let run.
+const HOLE_STEP: usize = 1 << 20;
+
+#[vtable]
+impl<B: Backing> FileOperations for Device<B> {
+    type Module = crate::LocalModule;
+    const MAPS_HUGE_PAGES: bool = true;
+    type Registration = Arc<Self>;
+
+    fn open(device: &Arc<Self>, _file: &File) -> Result<Arc<Self>> {
+        Ok(device.clone())
+    }
+
+    fn address_space(&self) -> &AddressSpace {
+        self.pages()
+    }
+
+    fn mmap_prepare(&self, desc: &VmAreaDesc<Self>) -> Result {
+        // The VFS checks this for regular files only.
+        if !offsets_exist(desc.index(), desc.len(), PAGE_SHIFT) {
+            return Err(EOVERFLOW);
+        }
+        // A mapping may reach beyond the end, as that of any file: a touch there is SIGBUS.
+        desc.set_operations::<Mapping<B>>();
+        Ok(())
+    }
+
+    fn read_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iov: &mut IovIterDest<'_>) -> Result<usize> {
+        let device = kiocb.file();
+        let start = u64::try_from(kiocb.ki_pos())?;
+        let (copied, result) = device.copy_out(start, iov, may_wait(&kiocb));
+        *kiocb.ki_pos_mut() += copied as i64;
+        device.counters().add(Event::BytesRead, copied as u64);
+        if copied == 0 {
+            result?;
+        }
+        Ok(copied)
+    }
+
+    fn write_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        if iov.is_empty() {
+            return Ok(0);
+        }
+        let device = kiocb.file();
+        let guard = device.pages().lock_for_writing(may_wait(&kiocb))?;
+        // Like a disk, a device has the size that it has: `O_APPEND` means nothing to it.
+        let start = u64::try_from(kiocb.ki_pos())?;
+        let room = bytes_before(start, iov.len(), device.size());
+        if room == 0 {
+            return Err(ENOSPC);
+        }
+        let written = guard.write(&mut kiocb, iov, room)?;
+        device.counters().add(Event::BytesWritten, written as u64);
+        Ok(written)
+    }
+
+    fn llseek(&self, seek: &Seek<'_>) -> Result<i64> {
+        let offset = |offset: i64| u64::try_from(offset).map_err(|_| ENXIO);
+        let position = match seek.whence() {
+            Whence::Plain => return seek.move_plainly(self.size()),
+            Whence::Data(from) => self.next_data(offset(from)?)?,
+            Whence::Hole(from) => self.next_hole(offset(from)?)?,
+        };
+        seek.move_to(i64::try_from(position)?, self.size())
+    }
+
+    fn fsync(&self) -> Result {
+        // Memory is all there is.
+        Ok(())
+    }
+
+    fn splice_read(&self, splice: &mut SpliceRead<'_>) -> Result<usize> {
+        let start = u64::try_from(splice.position())?;
+        let size = self.size();
+        if bytes_before(start, splice.len(), size) == 0 {
+            return Ok(0);
+        }
+        // What is in memory is lent as it is. A hole stays one: zeros are made for the pipe alone.
+        let data = self.next_data(start).unwrap_or(size);
+        if data > start {
+            return splice.copy(bytes_before(start, splice.len(), data));
+        }
+        let end = start + bytes_before(start, splice.len(), size) as u64;
+        let lendable = self.end_of_data(start, end, |folio| !folio.is_poisoned());
+        if lendable > start {
+            splice.lend_pages(bytes_before(start, splice.len(), lendable))
+        } else {
+            // Bad memory: what is around it can be had, one page at a time, and it itself is an error.
+            splice.copy(PAGE_SIZE - start as usize % PAGE_SIZE)
+        }
+    }
+
+    fn ioctl(&self, command: u32, argument: usize) -> Result<isize> {
+        crate::ioctl::handle(self, command, argument)
+    }
+}
+
+impl<B: Backing> Device<B> {
+    /// Copies bytes from `start` on to user memory, until that or the device is at its end.
+    ///
+    /// Returns how many bytes were copied, and what stopped it short.
+    fn copy_out(&self, start: u64, iov: &mut IovIterDest<'_>, wait: Wait) -> (usize, Result) {
+        let mut copied = 0;
+        loop {
+            let position = start.saturating_add(copied as u64);
+            let wanted = bytes_before(position, iov.len(), self.size());
+            if wanted == 0 {
+                return (copied, Ok(()));
+            }
+            match self.copy_some_out(position, wanted, iov, wait) {
+                Ok(0) => return (copied, Err(EFAULT)),
+                Ok(bytes) => copied += bytes,
+                Err(error) => return (copied, Err(error)),
+            }
+            if sched::is_being_killed() {
+                return (copied, Err(EINTR));
+            }
+            sched::cond_resched();
+        }
+    }
+
+    /// Copies bytes out of the one folio or the one hole at `position`, at least one and at most
+    /// `wanted`; 0 means that user memory cannot be written to.
+    fn copy_some_out(
+        &self,
+        position: u64,
+        wanted: usize,
+        iov: &mut IovIterDest<'_>,
+        wait: Wait,
+    ) -> Result<usize> {
+        let index = page_of(position);
+        let Some(folio) = self.pages().get_folio(index) else {
+            let wanted = wanted.min(HOLE_STEP);
+            let end = page_of(position + wanted as u64 - 1) + 1;
+            let data = self.pages().next_present(index, end).unwrap_or(end);
+            // Another task may have put a page here since: then this reads what was before.
+            let hole_end = start_of(data.max(index + 1));
+            return Ok(iov::zero(iov, bytes_before(position, wanted, hole_end)));
+        };
+        if !folio.is_uptodate() {
+            // It is being filled by whoever holds its lock.
+            drop(self.pages().lock_folio(index, wait)?);
+            if !folio.is_uptodate() {
+                return Err(EIO);
+            }
+        }
+        // Of a folio with bad memory in it, all but the bad pages can be read.
+        let wanted = match folio.is_poisoned() {
+            true if folio.is_page_poisoned(index) => return Err(EIO),
+            true => bytes_before(position, wanted, start_of(index + 1)),
+            false => wanted,
+        };
+        let offset = (position - start_of(folio.index())) as usize;
+        Ok(folio.copy_to_iter(offset, wanted, iov))
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a mapping of a device does when it is touched.
+//!
+//! The call `mmap()` has only set addresses aside. The first touch of a page comes here: the page is
+//! found in the page cache or brought in there, and the kernel puts it into the page table, so that the
+//! next touch is nobody's business but the CPU's.
+
+use crate::abstractions::page_cache::Wait;
+use crate::abstractions::vm_fault::{
+    FaultAround, FaultAroundOutcome, FaultOutcome, HugeFault, HugeFaultOutcome, VmFault,
+};
+use crate::abstractions::vm_operations::VmOperations;
+use crate::backing::Backing;
+use crate::counters::Event;
+use crate::device::Device;
+use core::marker::PhantomData;
+use kernel::prelude::*;
+
+/// The operations of a mapping of a [`Device<B>`].
+pub(crate) struct Mapping<B>(PhantomData<B>);
+
+#[vtable]
+impl<B: Backing> VmOperations for Mapping<B> {
+    type File = Device<B>;
+
+    fn fault(device: &Device<B>, fault: &VmFault) -> FaultOutcome {
+        count(device, fault, Event::Fault);
+        match device.backing().folio(fault.index(), Wait::Allowed) {
+            Ok(folio) => FaultOutcome::Present(folio),
+            Err(error) => {
+                device.counters().add(Event::FailedFault, 1);
+                if error == ENOMEM {
+                    FaultOutcome::OutOfMemory
+                } else {
+                    FaultOutcome::BusError
+                }
+            }
+        }
+    }
+
+    fn huge_fault(device: &Device<B>, fault: &HugeFault<'_>) -> HugeFaultOutcome {
+        if !device.backing().has_huge_pages() {
+            return HugeFaultOutcome::Fallback;
+        }
+        // Whatever is wrong, the fault of the single page that follows will say so.
+        let Ok(folio) = device.backing().folio(fault.index(), Wait::Allowed) else {
+            return HugeFaultOutcome::Fallback;
+        };
+        let outcome = fault.insert(&folio);
+        // What is not done goes on to `fault`, and is counted there.
+        if outcome.is_done() {
+            count(device, fault, Event::HugeFault);
+        }
+        outcome
+    }
+
+    fn map_pages(device: &Device<B>, around: FaultAround<'_>) -> FaultAroundOutcome {
+        let outcome = around.map_resident();
+        if outcome.is_done() {
+            count(device, &around, Event::MapPages);
+        }
+        outcome
+    }
+}
+
+fn count<B: Backing>(device: &Device<B>, fault: &VmFault, event: Event) {
+    device.counters().add(event, 1);
+    if !fault.is_under_vma_lock() {
+        device.counters().add(Event::MmapLockFault, 1);
+    }
+}
