@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tests of mmapdev: run as root in the guest, one for each promise.
+//!
+//! Each runs in a child process with a time limit, with the module freshly loaded and unloaded after
+//! it. It fails if the kernel complains meanwhile or the module does not go, whatever the test says.
+
+#![forbid(unsafe_code)]
+
+mod fault;
+mod ioctl;
+mod load;
+mod map;
+mod open;
+mod read_write;
+mod rig;
+mod seek;
+mod share;
+mod splice;
+mod sync;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use mmapdev_userspace::child::{Child, Outcome};
+use mmapdev_userspace::kernel_log::Mark;
+use mmapdev_userspace::module::Loaded;
+use std::io;
+use std::time::Duration;
+
+/// One promise and how it is put to the test.
+#[derive(Clone, Copy)]
+struct Test {
+    /// The promise in words.
+    name: &'static str,
+    /// The parameters that the module is loaded with; `None`: the test loads it itself.
+    parameters: Option<&'static str>,
+    /// How long it may take.
+    limit: Option<Duration>,
+    body: fn() -> io::Result<()>,
+}
+
+const LIMIT: Option<Duration> = Some(Duration::from_secs(30));
+
+impl Test {
+    /// A test of the module, loaded with these parameters.
+    const fn with(
+        name: &'static str,
+        parameters: &'static str,
+        body: fn() -> io::Result<()>,
+    ) -> Self {
+        Self {
+            name,
+            parameters: Some(parameters),
+            limit: LIMIT,
+            body,
+        }
+    }
+
+    /// A test that starts without the module, and leaves none behind.
+    const fn without_module(name: &'static str, body: fn() -> io::Result<()>) -> Self {
+        Self {
+            name,
+            parameters: None,
+            limit: LIMIT,
+            body,
+        }
+    }
+
+    fn run(self) -> Result<(), Failed> {
+        let mut log = Mark::now()?;
+        let result = self.run_with_module();
+        let complaints = log.complaints()?;
+        if !complaints.is_empty() {
+            let complaints = complaints.join("\n  ");
+            return Err(format!("the kernel complained:\n  {complaints}\n{result:?}").into());
+        }
+        Ok(result?)
+    }
+
+    fn run_with_module(self) -> io::Result<()> {
+        let module = self.parameters.map(Loaded::with).transpose()?;
+        let body = self.body;
+        let child = Child::run_group(move || match body() {
+            Ok(()) => Vec::new(),
+            Err(error) => format!("{error} ({error:?})").into_bytes(),
+        })?;
+        let error = match child.wait_for_group(self.limit)? {
+            Outcome::Returned(bytes) if bytes.is_empty() => None,
+            Outcome::Returned(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            Outcome::Panicked(message) => Some(message),
+            Outcome::Killed(signal) => Some(format!("killed by signal {signal}")),
+            Outcome::TimedOut => Some(format!("not done after {:?}", self.limit)),
+        };
+        if let Some(module) = module {
+            if let Err(unload) = module.unload() {
+                let error = error.unwrap_or_default();
+                return Err(io::Error::other(format!(
+                    "the module did not unload: {unload}; {error}"
+                )));
+            }
+        }
+        error.map_or(Ok(()), |error| Err(io::Error::other(error)))
+    }
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // They share the module, the kernel's log and the count of free memory; and each forks, which only a
+    // process of one thread may.
+    arguments.test_threads = Some(1);
+
+    let areas: [(&str, &[Test]); 10] = [
+        ("load", load::TESTS),
+        ("open", open::TESTS),
+        ("map", map::TESTS),
+        ("fault", fault::TESTS),
+        ("share", share::TESTS),
+        ("read_write", read_write::TESTS),
+        ("seek", seek::TESTS),
+        ("sync", sync::TESTS),
+        ("splice", splice::TESTS),
+        ("ioctl", ioctl::TESTS),
+    ];
+    // Tests that fail, for the rig to see that it notices.
+    let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {
+        rig::TESTS
+    } else {
+        &[]
+    };
+    let trials = areas
+        .into_iter()
+        .chain([("rig", rig)])
+        .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
+        .map(|(area, test)| Trial::test(format!("{area}::{}", test.name), move || test.run()))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

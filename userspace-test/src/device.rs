@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An open device: its size, its counters and page frames.
+
+use crate::{abi, mapping};
+use rustix::fs::{self, Mode, OFlags, SeekFrom};
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// The first device that the module makes.
+pub const FIRST: &str = "/dev/mmapdev0";
+
+/// No request writes more: the module no more than its version of the structure.
+const LARGEST_ARGUMENT: usize = 128;
+const _: () = assert!(size_of::<abi::Counters>() <= LARGEST_ARGUMENT);
+
+/// An open device node.
+#[derive(Debug)]
+pub struct Device(OwnedFd);
+
+impl Device {
+    /// Opens the first device for reading and writing.
+    pub fn open() -> io::Result<Self> {
+        Self::open_with(FIRST, OFlags::RDWR)
+    }
+
+    /// Opens a device node with the given flags.
+    pub fn open_with(path: impl AsRef<Path>, flags: OFlags) -> io::Result<Self> {
+        Ok(Self(fs::open(
+            path.as_ref(),
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?))
+    }
+
+    /// Returns the size in bytes, without moving the position.
+    pub fn size(&self) -> io::Result<usize> {
+        let position = fs::seek(&self.0, SeekFrom::Current(0))?;
+        let size = fs::seek(&self.0, SeekFrom::End(0))?;
+        fs::seek(&self.0, SeekFrom::Start(position))?;
+        Ok(size as usize)
+    }
+
+    /// Asks what the device is.
+    pub fn info(&self) -> io::Result<abi::Info> {
+        let mut info = abi::Info {
+            size: size_of::<abi::Info>() as u32,
+            ..Default::default()
+        };
+        request(self.as_fd(), abi::IOC_INFO, &mut info)?;
+        Ok(info)
+    }
+
+    /// Asks what the device has done.
+    pub fn counters(&self) -> io::Result<abi::Counters> {
+        let size = size_of::<abi::Counters>() as u32;
+        let mut counters = abi::Counters {
+            size,
+            ..Default::default()
+        };
+        request(self.as_fd(), abi::IOC_COUNTERS, &mut counters)?;
+        Ok(counters)
+    }
+
+    /// Asks which page frame holds an offset.
+    pub fn frame(&self, offset: u64) -> io::Result<abi::Frame> {
+        let size = size_of::<abi::Frame>() as u32;
+        let mut frame = abi::Frame {
+            size,
+            offset,
+            ..Default::default()
+        };
+        request(self.as_fd(), abi::IOC_FRAME, &mut frame)?;
+        Ok(frame)
+    }
+
+    /// Makes a request whose argument is any address and which may be wrong in any way.
+    ///
+    /// # Panics
+    ///
+    /// If memory is there that is not part of a [`mapping::Mapping`]: the kernel may write to it.
+    pub fn raw_request(&self, command: u32, argument: usize) -> io::Result<()> {
+        assert!(mapping::is_free_for_the_kernel(argument, LARGEST_ARGUMENT)?);
+        // SAFETY: What the kernel can write to was checked just now: bytes that are only accessed
+        // atomically.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), command.into(), argument) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The structures of the interface: plain numbers, each with its size in the first field.
+trait Argument {}
+impl Argument for abi::Info {}
+impl Argument for abi::Counters {}
+impl Argument for abi::Frame {}
+
+fn request<T: Argument>(fd: BorrowedFd<'_>, command: u32, argument: &mut T) -> io::Result<()> {
+    let argument: *mut c_void = std::ptr::from_mut(argument).cast();
+    // SAFETY: The structure is plain numbers, and the kernel writes no more of it than its own first
+    // field says.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), command.into(), argument) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel's messages and taint flags since a moment, and which of them are bad.
+
+use rustix::fs::{self, Mode, OFlags, SeekFrom};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// What stands in a message that no run may cause.
+const BAD: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "kernel BUG at",
+    "Oops:",
+    "Kernel panic",
+    "general protection fault",
+    "Unable to handle",
+    "KASAN:",
+    "KFENCE:",
+    "UBSAN:",
+    "Call Trace:",
+    "Bad page",
+    "bad page",
+    "possible recursive locking",
+    "possible circular locking",
+    "possible deadlock",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "DEBUG_LOCKS_WARN",
+    "detected stall",
+    "self-detected stall",
+    "soft lockup",
+    "hard LOCKUP",
+    "blocked for more than",
+    "unreferenced object",
+    "refcount_t:",
+];
+
+/// Returns whether a message of the kernel is a complaint.
+pub fn is_bad(message: &str) -> bool {
+    BAD.iter().any(|bad| message.contains(bad))
+}
+
+/// A place in the kernel's log, and its taint flags there.
+#[derive(Debug)]
+pub struct Mark {
+    log: OwnedFd,
+    taint: u64,
+}
+
+impl Mark {
+    /// Marks the end of the log.
+    pub fn now() -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let log = fs::open("/dev/kmsg", flags, Mode::empty())?;
+        fs::seek(&log, SeekFrom::End(0))?;
+        Ok(Self {
+            log,
+            taint: taint()?,
+        })
+    }
+
+    /// Returns the messages since the mark, or since the last call.
+    pub fn messages(&mut self) -> io::Result<Vec<String>> {
+        let mut messages = Vec::new();
+        // A record is read whole or not at all, and none is longer.
+        let mut record = vec![0; 8192];
+        loop {
+            match rustix::io::read(&self.log, &mut record) {
+                Ok(len) => messages.extend(text_of(&String::from_utf8_lossy(&record[..len]))),
+                Err(rustix::io::Errno::AGAIN) => return Ok(messages),
+                // Records were lost before they could be read, perhaps bad ones.
+                Err(rustix::io::Errno::PIPE) => {
+                    return Err(io::Error::other("the kernel's log was flooded"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Returns what is bad since the mark: complaints, and taint flags other than those of an
+    /// out-of-tree, unsigned module.
+    pub fn complaints(&mut self) -> io::Result<Vec<String>> {
+        let mut complaints: Vec<String> = self
+            .messages()?
+            .into_iter()
+            .filter(|message| is_bad(message))
+            .collect();
+        let new = taint()? & !self.taint & !EXPECTED_TAINT;
+        if new != 0 {
+            complaints.push(format!("the kernel is tainted anew: {new:#x}"));
+        }
+        Ok(complaints)
+    }
+}
+
+/// `TAINT_OOT_MODULE` and `TAINT_UNSIGNED_MODULE`.
+const EXPECTED_TAINT: u64 = (1 << 12) | (1 << 13);
+
+fn taint() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/tainted")?;
+    text.trim().parse().map_err(io::Error::other)
+}
+
+/// The message of a record: what is after the first semicolon, up to the end of the line. `None` for one
+/// that a program has written: the number before the first comma is the facility times 8, and the
+/// kernel's own is 0.
+fn text_of(record: &str) -> Option<String> {
+    let (prefix, text) = record.split_once(';')?;
+    let priority: u32 = prefix.split(',').next()?.parse().ok()?;
+    (priority >> 3 == 0).then(|| text.lines().next().unwrap_or_default().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_bad, text_of};
+
+    #[test]
+    fn complaints_are_bad() {
+        for message in [
+            "WARNING: CPU: 1 PID: 77 at mm/memory.c:2215 insert_page+0x1/0x2",
+            "WARNING: possible circular locking dependency detected",
+            "BUG: Bad page state in process mmapdev-test  pfn:12345",
+            "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+            "Oops: general protection fault, probably for non-canonical address 0xdead: 0000 [#1] SMP",
+            "BUG: KASAN: slab-use-after-free in folio_unlock+0x10/0x20",
+            "INFO: task mmapdev-test:123 blocked for more than 120 seconds.",
+            "rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [insmod:99]",
+            "Kernel panic - not syncing: Fatal exception",
+        ] {
+            assert!(is_bad(message), "{message}");
+        }
+    }
+
+    #[test]
+    fn everyday_messages_are_not() {
+        for message in [
+            "mmapdev: 1 device(s) of 64 MiB",
+            "mmapdev: size_mib=0: a device has at least 1 MiB",
+            "mmapdev: loading out-of-tree module taints kernel.",
+            "mmapdev: module verification failed: signature and/or required key missing - tainting kernel",
+            "clocksource: Switched to clocksource tsc",
+            "a driver was installed",
+        ] {
+            assert!(!is_bad(message), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_stripped_to_its_message() {
+        let record = "4,1234,5678901,-;WARNING: something; more\n SUBSYSTEM=x\n DEVICE=y\n";
+        assert_eq!(text_of(record).unwrap(), "WARNING: something; more");
+    }
+
+    #[test]
+    fn what_programs_write_to_the_log_is_no_message_of_the_kernels() {
+        assert_eq!(text_of("12,1,2,-;BUG: says a program"), None);
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the demo and the tests of mmapdev share: safe access to devices, mappings, child processes,
+//! the kernel log and the module itself.
+//!
+//! All `unsafe` code of user space is in this library; the two programs forbid it. The library's
+//! own claims are checked on any host by `cargo test --lib`; everything that needs the module runs in
+//! the guest.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | [`abi`] | the ioctl interface, the very file that the module is built from |
+//! | [`device`] | an open device: its size, counters and page frames, and wrong calls on purpose |
+//! | [`mapping`] | a piece of address space that unmaps itself, read and written with atomics |
+//! | [`pagemap`] | which page frame is behind an address of this process |
+//! | [`smaps`] | what the kernel says about one mapping of this process |
+//! | [`memory`] | how much memory the machine has free, and what it is used for |
+//! | [`module`] | loading and unloading the module |
+//! | [`kernel_log`] | the kernel's messages and taint flags since a moment, and which of them are bad |
+//! | [`child`] | child processes that report results, panics and faults faithfully |
+//! | [`table`] | rows in aligned columns |
+//! | [`random`] | random numbers that are the same in every run |
+
+pub mod child;
+pub mod device;
+pub mod kernel_log;
+pub mod mapping;
+pub mod memory;
+pub mod module;
+pub mod pagemap;
+pub mod random;
+pub mod smaps;
+pub mod table;
+
+#[path = "../../src/abi.rs"]
+pub mod abi;
+
+#[cfg(test)]
+mod abi_matches_header;
+
+// What the module computes without a kernel is tested here, on any host.
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../src/extent.rs"]
+mod extent;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../src/parameters.rs"]
+mod parameters;
+
+/// Bytes in a KiB.
+pub const KIB: usize = 1 << 10;
+/// Bytes in a MiB.
+pub const MIB: usize = 1 << 20;
+/// Bytes in a base page of the machines that mmapdev is tested on.
+pub const PAGE: usize = 4 * KIB;
+/// Bytes in the folios that one huge page-table entry maps.
+pub const HUGE_PAGE: usize = 2 * MIB;

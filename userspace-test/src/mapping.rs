@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A piece of address space that unmaps itself, read and written with atomics.
+//!
+//! The bytes of a shared mapping change under the program's hands, so that they are never a slice:
+//! each access is an atomic one.
+
+use crate::{smaps, PAGE};
+use rustix::mm::{self, MapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::AsFd;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
+use std::sync::Mutex;
+
+/// A mapping of a file, or of no file.
+#[derive(Debug)]
+pub struct Mapping {
+    start: *mut u8,
+    len: usize,
+    /// What [`Self::unmap`] has given back, and others may have been given since: offset and length.
+    holes: Mutex<Vec<(usize, usize)>>,
+    has_holes: AtomicBool,
+}
+
+// SAFETY: Addresses are the whole process's, and every access is atomic.
+unsafe impl Send for Mapping {}
+// SAFETY: As above.
+unsafe impl Sync for Mapping {}
+
+/// All mappings that there are: address and length.
+static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+/// Returns whether the kernel may be given an address to write up to `len` bytes to: what is there is part of
+/// a [`Mapping`], whose bytes are only accessed atomically, or nothing at all.
+pub fn is_free_for_the_kernel(address: usize, len: usize) -> io::Result<bool> {
+    let end = address.saturating_add(len);
+    let all = ALL.lock().expect("the list of mappings").clone();
+    let within =
+        |start: usize, end: usize| all.iter().any(|&(at, len)| at <= start && end <= at + len);
+    Ok(smaps::ranges()?
+        .into_iter()
+        .filter(|&(start, stop)| start < end && address < stop)
+        .all(|(start, stop)| within(start.max(address), stop.min(end))))
+}
+
+/// Reading and writing.
+pub const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+impl Mapping {
+    /// Maps a file, shared, for reading and writing, from its start.
+    pub fn shared(file: impl AsFd, len: usize) -> io::Result<Self> {
+        Self::new(file, len, READ_WRITE, MapFlags::SHARED, 0)
+    }
+
+    /// Maps a file.
+    pub fn new(
+        file: impl AsFd,
+        len: usize,
+        protection: ProtFlags,
+        flags: MapFlags,
+        offset: u64,
+    ) -> io::Result<Self> {
+        assert!(
+            !flags.intersects(MapFlags::FIXED),
+            "would replace what others have mapped"
+        );
+        // SAFETY: A new mapping where the kernel chooses.
+        let start = unsafe { mm::mmap(null_mut(), len, protection, flags, file, offset)? };
+        Ok(Self::from_start(start, len))
+    }
+
+    /// Sets memory of the process's own aside.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        // SAFETY: A new mapping where the kernel chooses.
+        let start = unsafe { mm::mmap_anonymous(null_mut(), len, READ_WRITE, MapFlags::PRIVATE)? };
+        Ok(Self::from_start(start, len))
+    }
+
+    fn from_start(start: *mut c_void, len: usize) -> Self {
+        let mut all = ALL.lock().expect("the list of mappings");
+        all.push((start as usize, len));
+        Self {
+            start: start.cast(),
+            len,
+            holes: Mutex::default(),
+            has_holes: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the address of a byte.
+    pub fn address(&self, offset: usize) -> usize {
+        self.start as usize + offset
+    }
+
+    /// Returns the length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether nothing is mapped, which is never so.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn at<T>(&self, offset: usize) -> *mut T {
+        let end = offset.checked_add(size_of::<T>()).expect("no overflow");
+        assert!(
+            end <= self.len,
+            "offset {offset} is outside of a mapping of {} bytes",
+            self.len
+        );
+        assert!(
+            !self.has_holes.load(Ordering::Relaxed) || !self.is_in_hole(offset, end),
+            "offset {offset} was unmapped"
+        );
+        let place: *mut T = self.start.wrapping_add(offset).cast();
+        assert!(place.is_aligned());
+        place
+    }
+
+    fn is_in_hole(&self, start: usize, end: usize) -> bool {
+        let holes = self.holes.lock().expect("the list of holes");
+        holes
+            .iter()
+            .any(|&(hole, len)| start < hole + len && hole < end)
+    }
+
+    /// Returns a byte as an atomic.
+    pub fn byte(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: Within the mapping; all accesses are atomic, and where the page cannot be had the
+        // program gets a signal.
+        unsafe { AtomicU8::from_ptr(self.at(offset)) }
+    }
+
+    /// Returns an aligned 64-bit word as an atomic.
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: As in `byte`; the alignment is checked.
+        unsafe { AtomicU64::from_ptr(self.at(offset)) }
+    }
+
+    /// Returns an aligned 32-bit word as an atomic, as a futex is one.
+    pub fn half_word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: As in `byte`; the alignment is checked.
+        unsafe { AtomicU32::from_ptr(self.at(offset)) }
+    }
+
+    /// Reads a byte.
+    pub fn load(&self, offset: usize) -> u8 {
+        self.byte(offset).load(Ordering::SeqCst)
+    }
+
+    /// Writes a byte.
+    pub fn store(&self, offset: usize, value: u8) {
+        self.byte(offset).store(value, Ordering::SeqCst);
+    }
+
+    /// Copies bytes out.
+    pub fn read(&self, offset: usize, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len);
+        for piece in pieces(offset, len) {
+            match piece {
+                Piece::Byte(at) => bytes.push(self.byte(at).load(Ordering::Relaxed)),
+                Piece::Word(at) => {
+                    let word = self.word(at).load(Ordering::Relaxed);
+                    bytes.extend_from_slice(&word.to_ne_bytes());
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Copies bytes in.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let mut rest = bytes;
+        for piece in pieces(offset, bytes.len()) {
+            let size = match piece {
+                Piece::Byte(at) => {
+                    self.byte(at).store(rest[0], Ordering::Relaxed);
+                    1
+                }
+                Piece::Word(at) => {
+                    let word = rest[..8].try_into().expect("eight bytes");
+                    self.word(at)
+                        .store(u64::from_ne_bytes(word), Ordering::Relaxed);
+                    8
+                }
+            };
+            rest = &rest[size..];
+        }
+    }
+
+    /// Reads one byte of each page of a range, which faults it in.
+    pub fn touch_read(&self, offset: usize, len: usize) {
+        for at in (offset..offset + len).step_by(PAGE) {
+            self.load(at);
+        }
+    }
+
+    /// Writes `value` to the first byte of each page of a range.
+    pub fn touch_write(&self, offset: usize, len: usize, value: u8) {
+        for at in (offset..offset + len).step_by(PAGE) {
+            self.store(at, value);
+        }
+    }
+
+    /// Adds up the aligned 64-bit words of a range, as a program does that works through the data.
+    pub fn sum(&self, offset: usize, len: usize) -> u64 {
+        assert!(offset + len <= self.len);
+        let words: *const u64 = self.at::<u64>(offset);
+        let mut sum = 0u64;
+        for index in 0..len / 8 {
+            // SAFETY: Within the mapping. A volatile read: others may write.
+            sum = sum.wrapping_add(unsafe { words.add(index).read_volatile() });
+        }
+        sum
+    }
+
+    /// Unmaps a range of pages within the mapping. What is left is unmapped when this is dropped.
+    pub fn unmap(&self, offset: usize, len: usize) -> io::Result<()> {
+        assert!(offset + len <= self.len && len > 0);
+        assert!(offset % PAGE == 0 && len % PAGE == 0);
+        assert!(!self.is_in_hole(offset, offset + len), "unmapped twice");
+        // Split in the list of all: what is left may be written to, and the hole is others'.
+        self.forget_part(offset, len);
+        // First, so that no access of another thread's can come after others have been given the place.
+        self.holes
+            .lock()
+            .expect("the list of holes")
+            .push((offset, len));
+        self.has_holes.store(true, Ordering::Relaxed);
+        // SAFETY: Part of this mapping, and noted as such no more.
+        unsafe { mm::munmap(self.start.wrapping_add(offset).cast(), len)? };
+        Ok(())
+    }
+
+    /// Changes what may be done with a range of pages.
+    pub fn protect(
+        &self,
+        offset: usize,
+        len: usize,
+        protection: mm::MprotectFlags,
+    ) -> io::Result<()> {
+        assert!(offset + len <= self.len);
+        // SAFETY: Part of this mapping; an access that is not allowed is a signal.
+        unsafe { mm::mprotect(self.start.wrapping_add(offset).cast(), len, protection)? };
+        Ok(())
+    }
+
+    /// Gives the kernel advice on a range of pages.
+    pub fn advise(&self, offset: usize, len: usize, advice: mm::Advice) -> io::Result<()> {
+        assert!(offset + len <= self.len);
+        // SAFETY: Part of this mapping, whose bytes are only accessed atomically.
+        unsafe { mm::madvise(self.start.wrapping_add(offset).cast(), len, advice)? };
+        Ok(())
+    }
+
+    /// Has changes brought to where they are safe, and waits for it.
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: Changes no memory.
+        unsafe { mm::msync(self.start.cast(), self.len, mm::MsyncFlags::SYNC)? };
+        Ok(())
+    }
+
+    /// Changes the length; the mapping may move.
+    pub fn resize(&mut self, len: usize) -> io::Result<()> {
+        assert!(
+            !self.has_holes.load(Ordering::Relaxed),
+            "moves whole mappings only"
+        );
+        // SAFETY: Exclusive access: nobody holds a reference into the mapping.
+        let start =
+            unsafe { mm::mremap(self.start.cast(), self.len, len, mm::MremapFlags::MAYMOVE)? };
+        self.forget();
+        let mut all = ALL.lock().expect("the list of mappings");
+        all.push((start as usize, len));
+        (self.start, self.len) = (start.cast(), len);
+        Ok(())
+    }
+
+    fn forget_part(&self, offset: usize, len: usize) {
+        let (start, end) = (self.address(offset), self.address(offset + len));
+        let mut all = ALL.lock().expect("the list of mappings");
+        let split = all.iter().flat_map(|&(at, size)| {
+            let stop = at + size;
+            [(at, stop.min(start.max(at))), (end.max(at).min(stop), stop)]
+                .map(|(from, to)| (from, to.saturating_sub(from)))
+        });
+        *all = split.filter(|&(_, len)| len > 0).collect();
+    }
+
+    /// Takes the mapping off the list of all.
+    fn forget(&self) {
+        let mut all = ALL.lock().expect("the list of mappings");
+        let (start, end) = (self.address(0), self.address(self.len));
+        all.retain(|&(at, _)| !(start..end).contains(&at));
+    }
+
+    /// Reads from a file straight into the mapping, as `pread()` does into any buffer.
+    pub fn pread_from(
+        &self,
+        file: impl AsFd,
+        position: u64,
+        offset: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        assert!(offset + len <= self.len);
+        use std::os::fd::AsRawFd;
+        let fd = file.as_fd().as_raw_fd();
+        // SAFETY: The kernel writes to this mapping only, whose bytes are only accessed atomically.
+        count(unsafe {
+            libc::pread64(
+                fd,
+                self.start.wrapping_add(offset).cast::<c_void>(),
+                len,
+                position as i64,
+            )
+        })
+    }
+
+    /// Writes to a file straight from the mapping, as `pwrite()` does from any buffer.
+    pub fn pwrite_to(
+        &self,
+        file: impl AsFd,
+        position: u64,
+        offset: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        assert!(offset + len <= self.len);
+        use std::os::fd::AsRawFd;
+        let fd = file.as_fd().as_raw_fd();
+        // SAFETY: The kernel reads from this mapping only.
+        count(unsafe {
+            libc::pwrite64(
+                fd,
+                self.start.wrapping_add(offset).cast::<c_void>(),
+                len,
+                position as i64,
+            )
+        })
+    }
+}
+
+fn count(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// A part of a range: one byte, or eight that are aligned.
+enum Piece {
+    Byte(usize),
+    Word(usize),
+}
+
+/// Takes a range apart into aligned words as far as possible.
+fn pieces(offset: usize, len: usize) -> impl Iterator<Item = Piece> {
+    let end = offset + len;
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let here = at;
+        if here == end {
+            None
+        } else if here % 8 == 0 && end - here >= 8 {
+            at += 8;
+            Some(Piece::Word(here))
+        } else {
+            at += 1;
+            Some(Piece::Byte(here))
+        }
+    })
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.forget();
+        let mut holes = std::mem::take(&mut *self.holes.lock().expect("the list of holes"));
+        holes.sort_unstable();
+        holes.push((self.len, 0));
+        let mut start = 0;
+        for (hole, len) in holes {
+            if hole > start {
+                // SAFETY: A part of this mapping that was never unmapped; nobody has a reference into
+                // it any more.
+                let _ = unsafe { mm::munmap(self.start.wrapping_add(start).cast(), hole - start) };
+            }
+            start = hole + len;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mapping, PAGE};
+
+    #[test]
+    fn bytes_come_back_from_any_offset() {
+        let mapping = Mapping::anonymous(PAGE).unwrap();
+        for (offset, len) in [
+            (0, 0),
+            (3, 1),
+            (0, 8),
+            (5, 20),
+            (7, 9),
+            (PAGE, 0),
+            (PAGE - 3, 3),
+        ] {
+            let bytes: Vec<u8> = (1..=len as u8).collect();
+            mapping.write(offset, &bytes);
+            assert_eq!(mapping.read(offset, len), bytes, "{len} bytes at {offset}");
+        }
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_hole_is_left_alone() {
+        let mapping = Mapping::anonymous(3 * PAGE).unwrap();
+        mapping.unmap(PAGE, PAGE).unwrap();
+        assert!(std::panic::catch_unwind(|| mapping.load(PAGE)).is_err());
+        mapping.store(2 * PAGE, 1);
+    }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which page frame is behind an address of this process.
+//!
+//! Reference: <https://docs.kernel.org/admin-guide/mm/pagemap.html>
+
+use crate::PAGE;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Returns the number of the page frame at an address, if a page is mapped there.
+///
+/// Needs `CAP_SYS_ADMIN`: others are told frame 0.
+pub fn frame(address: usize) -> io::Result<Option<u64>> {
+    let mut entry = [0; 8];
+    let offset = (address / PAGE * entry.len()) as u64;
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, offset)?;
+    Ok(decode(u64::from_ne_bytes(entry)))
+}
+
+fn decode(entry: u64) -> Option<u64> {
+    const PRESENT: u64 = 1 << 63;
+    const FRAME: u64 = (1 << 55) - 1;
+    (entry & PRESENT != 0).then_some(entry & FRAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+
+    #[test]
+    fn only_a_present_page_has_a_frame() {
+        assert_eq!(decode(0), None);
+        assert_eq!(decode((1 << 62) | 77), None);
+        assert_eq!(decode((1 << 63) | 77), Some(77));
+    }
+
+    #[test]
+    fn flags_are_no_part_of_the_frame() {
+        assert_eq!(decode(!0), Some((1 << 55) - 1));
+        assert_eq!(
+            decode((1 << 63) | (1 << 56) | (1 << 55) | 0x1234),
+            Some(0x1234)
+        );
+    }
+}
