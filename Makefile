@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0
+# The front door. All the work is done by the scripts in qemu/; each target is a few of them in
+# turn, and the first one that fails ends it with its status.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test module shell check clean distclean provision userspace rig-test guest self-test
+
+# Overrides from the command line reach the scripts as environment variables.
+export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS
+
+help: ## this text
+	@echo "make TARGET [VARIABLE=value]..., where TARGET is one of:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@echo "and VARIABLE one of:"
+	@sed -n 's/^#: \([A-Z_]*\) *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+#: TESTS            only the tests whose name has this in it
+#: KDIR             build the module on this host, for this prepared kernel tree
+#: RUSTC            the compiler that goes with KDIR
+#: MODULE_ARGS      parameters of the module in make shell, such as "size_mib=64"
+#: KERNEL           another of Debian's kernels: 7.3, 7.3.5 or 7.3.5+deb13-cloud-amd64
+#: MIRROR           another mirror of Debian than debootstrap's default
+#: MMAPDEV_CACHE    where the tools and the kernel are kept (~/.cache/mmapdev)
+#: ACCEL            tcg or kvm, instead of trying whether KVM works
+
+demo: guest ## boots a stock kernel, loads the module, shows zero copy
+	@qemu/boot.sh --name demo mmapdev-demo
+
+# Debian's kernel clears every page that it hands out; the tests see whether the module does.
+test: guest ## runs all tests in the guest, then those of the rig itself [TESTS=name]
+	@qemu/boot.sh --name test --limit 600 --append init_on_alloc=0 mmapdev-test $(TESTS)
+	@$(if $(TESTS),,qemu/self-test.sh)
+
+module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
+	@qemu/build-module.sh
+
+shell: guest ## a shell in the guest, with the module loaded [MODULE_ARGS="size_mib=64"]
+	@qemu/shell.sh
+
+check: provision ## formatting, lints, documentation, host unit tests, shell scripts
+	@qemu/check.sh
+
+clean: ## removes build/
+	@rm -rf build
+
+distclean: clean ## removes build/ and the cache
+	@qemu/distclean.sh
+
+# The steps that those are made of.
+provision:
+	@qemu/provision.sh
+
+userspace: provision
+	@qemu/build-userspace.sh
+
+rig-test: provision
+	@qemu/build-module.sh qemu/rig-test
+
+guest: module userspace rig-test
+	@qemu/initramfs.sh
+
+self-test: guest
+	@qemu/self-test.sh

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Boots the guest, runs a command in it, and ends with that command's exit status:
+#   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
+#           [--memory SIZE] [--expect-splat] [--interactive] COMMAND...
+# The command's output goes to stdout and build/log/NAME.out.log, the kernel's log to
+# build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
+PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+name=guest limit=120 append='' kernel=/kernel/vmlinuz memory=1G expect_splat='' interactive=''
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+    --name) name=$2 && shift ;;
+    --limit) limit=$2 && shift ;;
+    --append) append=$2 && shift ;;
+    --kernel) kernel=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
+    --memory) memory=$2 && shift ;;
+    --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
+    --interactive) interactive=yes limit=0 ;; # stdin goes to the command; no time limit
+    *) die "boot.sh knows no option $1" ;;
+    esac
+    shift
+done
+(($#)) || die "boot.sh: no command to run in the guest"
+
+# quoted WORD...: the words as the guest's shell reads them back.
+quoted() { printf " '%s'" "${@//\'/\'\\\'\'}"; }
+
+log=$BUILD/log/$name files=$BUILD/boot/$name
+console=$log.console.log verdict=$files/verdict
+mkdir -p "$BUILD/log" "$files/job"
+take_lock "$files/lock" "another run has a guest \"$name\" in this folder: waiting for it"
+[[ -e $BUILD/guest.cpio ]] || die "build/guest.cpio is missing: run qemu/initramfs.sh"
+
+# The guest's file system, and after it the job as a second archive.
+environment=()
+if [[ ! -t 1 ]]; then environment=(NO_COLOR=1); fi # the guest's programs see a terminal in any case
+printf '#!/bin/sh\nexec%s\n' "$(quoted env "${environment[@]}" "$@")" >"$files/job/job"
+chmod 755 "$files/job/job"
+# shellcheck disable=SC2016 # expanded by the shell inside
+"$QEMU_DIR/enter.sh" sh -ec 'cd "$1/job"; { cat /mmapdev/build/guest.cpio; echo job | cpio --quiet -o -H newc -R 0:0; } >../initrd' \
+    sh "/mmapdev/build/boot/$name"
+: >"$console"
+: >"$log.out.log"
+: >"$verdict"
+
+accel=$("$QEMU_DIR/accel.sh")
+case $accel in
+kvm) accelerator=(-accel kvm -cpu host) ;;
+tcg) accelerator=(-accel tcg,thread=multi -cpu max) ;;
+esac
+# signal=off: an interrupt typed in the guest's shell is the guest's.
+qemu=(
+    timeout --foreground -k 2 "$limit" qemu-system-x86_64
+    -nodefaults -no-user-config -display none -no-reboot
+    -machine q35 "${accelerator[@]}" -smp 2 -m "$memory"
+    -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
+    -chardev stdio,id=job,signal=off -serial chardev:job
+    -chardev "file,id=verdict,path=/mmapdev/build/boot/$name/verdict" -serial chardev:verdict
+    -kernel "$kernel" -initrd "/mmapdev/build/boot/$name/initrd"
+    -append "console=ttyS0 loglevel=7 panic=-1 $append"
+)
+status=0
+if [[ $interactive ]]; then
+    "$QEMU_DIR/enter.sh" "${qemu[@]}" 2>"$files/qemu.log" || status=$?
+else
+    "$QEMU_DIR/enter.sh" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
+fi
+rm -f "$files/initrd"
+
+# red STATUS SENTENCE: what went wrong, where the log is, and its end.
+red() {
+    say "error: guest \"$name\": $2"
+    say "the kernel's log is $console, and ends so:"
+    tail -n 15 "$console" | tr -d '\r' | sed 's/^/    | /' >&2
+    exit "$1"
+}
+
+if grep -aq 'Kernel panic' "$console"; then red $PANICKED "its kernel panicked"; fi
+if [[ ! -s $console ]]; then
+    sed 's/^/    | /' "$files/qemu.log" >&2
+    red $SILENT "its kernel never printed anything (QEMU's status: $status)"
+fi
+if ((status == 124 || status == 137)); then red $TIMED_OUT "it was not done after $limit s, and was ended"; fi
+if ((status != 0)); then
+    sed 's/^/    | /' "$files/qemu.log" >&2
+    red $NO_QEMU "QEMU ended with status $status"
+fi
+result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
+[[ $result ]] || red $NO_VERDICT "it ended without a verdict"
+
+complaints='WARNING: |BUG: |kernel BUG at|Oops: |general protection fault|Unable to handle|KASAN:|KFENCE:|UBSAN:'
+complaints+='|possible .*(deadlock|locking)|inconsistent lock state|suspicious RCU|DEBUG_LOCKS_WARN|detected stall'
+complaints+='|soft lockup|hard LOCKUP|blocked for more than|unreferenced object|refcount_t: |[Bb]ad page'
+if [[ ! $expect_splat ]] && lines=$(grep -aE "$complaints" "$console" | tr -d '\r'); then
+    say "error: guest \"$name\": its kernel complained, so this run is red whatever the job said"
+    say "(the job's status was $result; the whole log: $console):"
+    printf '    | %s\n' "${lines//$'\n'/$'\n    | '}" >&2
+    exit $SPLAT
+fi
+exit "$result"

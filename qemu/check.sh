@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# All checks that need no guest: formatting, lints, documentation, unit tests on the host, shell
+# scripts, the C header. Every one is made, and any that fails makes this fail.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$CHECKOUT"
+
+export LOG_TAIL=60
+failed=0
+# check TITLE COMMAND...
+check() { progress "$1" "$BUILD/log/check-${1//[^a-z]/-}.log" "${@:2}" || failed=$((failed + 1)); }
+enter=$QEMU_DIR/enter.sh cargo=$QEMU_DIR/cargo.sh
+
+module_clippy() { "$QEMU_DIR/kbuild.sh" . build/clippy CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror modules; }
+
+# rustdoc with the very flags that kbuild gave to the compiler: a module has no target for it.
+# Nothing of a module is public, so links to private items are fine.
+module_rustdoc() {
+    local command
+    command=$(sed -n 's/^savedcmd_[^ ]* := //p' build/clippy/src/.mmapdev.o.cmd | cut -d';' -f1 |
+        sed -E 's/ [^ ]*(clippy-driver|rustc) / rustdoc /; s/ --(emit|out-dir|crate-type)[= ][^ ]*//g; s/ -Wmissing_docs//')
+    "$enter" sh -ec "cd /kernel/out; export RUSTC_BOOTSTRAP=1; $command --crate-name mmapdev --document-private-items -Dwarnings -Arustdoc::private_intra_doc_links --out-dir /mmapdev/build/doc"
+}
+
+header() {
+    "$enter" sh -ec '
+        gcc-14 -x c -std=c99 -Wall -Wextra -pedantic -Werror -fsyntax-only include/uapi/mmapdev.h
+        g++-14 -x c++ -Wall -Wextra -pedantic -Werror -fsyntax-only include/uapi/mmapdev.h'
+}
+
+check "rustfmt of the modules" "$enter" rustfmt --check --color never src/mmapdev.rs qemu/rig-test/rig_test.rs
+check "rustfmt of user space" "$cargo" fmt --check -- --color never
+check "clippy of the module" module_clippy
+check "clippy of user space" "$cargo" clippy --locked --release --all-targets -- -D warnings
+check "rustdoc of the module" module_rustdoc
+check "rustdoc of user space" "$cargo" doc --locked --release --no-deps --document-private-items
+check "unit tests of user space on the host" "$cargo" test --locked --release --lib
+check "shellcheck" "$enter" shellcheck -x qemu/*.sh qemu/guest/init .ci/run
+check "the header as C and as C++" header
+((failed == 0)) || die "$failed of the checks failed"

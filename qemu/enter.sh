@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs a command in the provisioned root: enter.sh COMMAND...
+# There /mmapdev is the checkout, /cache the cache, and /kernel Debian's kernel: its source in src,
+# the tree to build modules against in out, its image vmlinuz.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$QEMU_DIR/steps.sh"
+
+# Shared with all who use the products: who wants to remove some takes it alone.
+mkdir -p "$CACHE"
+exec {use_fd}>>"$CACHE/use.lock"
+flock -s "$use_fd"
+complete ||
+    die "the tools are not (or no longer) in $CACHE: run qemu/provision.sh, or any make target, again"
+mkdir -p "$BUILD"
+in_root "$CACHE/$ROOT" --bind "$CHECKOUT" /mmapdev --bind "$CACHE" /cache \
+    --bind "$CACHE/$SOURCE" /kernel --bind "$CACHE/$OUT" /kernel/out "$@"

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Packs the guest's file system into build/guest.cpio: busybox, guest/init, the programs of user
+# space in /bin, the modules in /lib/mmapdev. What is not built yet is left out.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+mkdir -p "$BUILD"
+take_lock "$BUILD/guest.lock" "another run is packing the guest in this folder: waiting for it"
+tree=$BUILD/guest
+rm -rf "$tree"
+mkdir -p "$tree"/{bin,lib/mmapdev}
+cp "$QEMU_DIR/guest/init" "$tree/init"
+for module in "$BUILD"/*.ko; do
+    [[ ! -e $module ]] || cp "$module" "$tree/lib/mmapdev/"
+done
+for program in "$BUILD"/bin/*; do
+    [[ ! -e $program ]] || cp "$program" "$tree/bin/"
+done
+# shellcheck disable=SC2016 # expanded by the shell inside
+"$QEMU_DIR/enter.sh" sh -ec '
+    cd build/guest
+    cp /usr/bin/busybox bin/
+    for name in $(busybox --list); do [ -e "bin/$name" ] || ln -s busybox "bin/$name"; done
+    find . | sort | cpio --quiet -o -H newc -R 0:0 >../.guest.cpio
+    mv ../.guest.cpio ../guest.cpio'
+rm -rf "$tree"

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# Sourced by every script here: where things are, messages, locks, progress.
+
+CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+CACHE=${MMAPDEV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME, or MMAPDEV_CACHE}/.cache}/mmapdev}
+[[ $CACHE == /* ]] || CACHE=$PWD/$CACHE
+# shellcheck disable=SC2034 # used by the scripts that source this file
+BUILD=$CHECKOUT/build QEMU_DIR=$CHECKOUT/qemu LOGS=$CACHE/logs
+
+say() { printf '%s\n' "$*" >&2; }
+warn() { printf '%s\n' "WARNING: $*" >&2; }
+die() {
+    printf '%s\n' "error: $*" >&2
+    exit 1
+}
+
+# The key of everything given: a step's product is named by what it depends on.
+hash_of() { printf '%s\0' "$@" | sha256sum | cut -c1-12; }
+
+# take_lock FILE SENTENCE: hold FILE alone until this process and its children end; SENTENCE if
+# another run holds it, since nothing is worse than waiting without knowing why.
+take_lock() {
+    mkdir -p "$(dirname "$1")"
+    exec {lock_fd}>>"$1"
+    flock -n "$lock_fd" && return
+    say "$2"
+    flock "$lock_fd"
+}
+
+# Runs a command with root's rights over the cache: as root, in a mount namespace of its own (so
+# that every mount goes with the process, whatever ends it); else as root of a user namespace.
+namespace() {
+    if ((EUID == 0)); then
+        unshare --mount --propagation private -- "$@"
+    else
+        unshare --user --map-root-user --map-auto --mount --propagation private -- "$@"
+    fi
+}
+
+# Some files in the cache belong to subordinate users, whom only the namespace can remove.
+remove() { [[ ! -e $1 ]] || rm -rf -- "$@" 2>/dev/null || namespace rm -rf -- "$@"; }
+
+elapsed() { printf '%d:%02d' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); }
+
+# progress TITLE LOG COMMAND...: runs COMMAND with its output in LOG, one line of progress; a
+# failure names the log and shows its end.
+progress() {
+    local title=$1 log=$2 start=$SECONDS status=0 pid
+    shift 2
+    mkdir -p "$(dirname "$log")"
+    # A process group of its own, so that an interrupt here can end all of it.
+    set -m
+    "$@" >"$log" 2>&1 </dev/null &
+    pid=$!
+    set +m
+    # shellcheck disable=SC2064 # the process id of now is meant
+    trap "kill -TERM -- -$pid 2>/dev/null; exit 130" INT TERM HUP
+    if [[ -t 2 ]]; then
+        while kill -0 "$pid" 2>/dev/null; do
+            printf '\r  %-44s %s' "$title" "$(elapsed "$start")" >&2
+            sleep 0.5
+        done
+        printf '\r' >&2
+    else
+        printf '  %-44s ...\n' "$title" >&2
+    fi
+    wait "$pid" || status=$?
+    trap - INT TERM HUP
+    if ((status == 0)); then
+        printf '  %-44s %s ok\n' "$title" "$(elapsed "$start")" >&2
+        return
+    fi
+    printf '  %-44s %s FAILED\n' "$title" "$(elapsed "$start")" >&2
+    tail -n "${LOG_TAIL:-20}" "$log" | sed 's/^/    | /' >&2
+    say "error: \"$title\" failed (status $status); the whole log: $log"
+    return "$status"
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Tests of the rig itself: whatever goes wrong in a guest must reach the exit status, and be named.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+results=$BUILD/log/rig-self-test
+rm -rf "$results"
+mkdir -p "$results" "$BUILD/boot"
+
+# expect TITLE STATUS SENTENCE ARGUMENTS...: boot.sh with those arguments ends with that status and
+# says that sentence. Two guests run at a time.
+expect() {
+    while (($(jobs -rp | wc -l) >= 2)); do wait -n || true; done
+    count=$((count + 1))
+    run_one "rig-$count" "$@" &
+}
+
+run_one() {
+    local name=$1 title=$2 want=$3 sentence=$4 status=0
+    shift 4
+    "$QEMU_DIR/boot.sh" --name "$name" "$@" >"$results/$name.log" 2>&1 </dev/null || status=$?
+    if ((status == want)) && grep -qF "$sentence" "$results/$name.log"; then
+        touch "$results/$name.ok"
+        echo "rig: $title ... ok"
+    else
+        echo "rig: $title ... FAILED (status $status, expected $want and \"$sentence\"; see $results/$name.log)"
+    fi
+}
+
+# trial NAME: one of the tests that go wrong on purpose.
+trial() { words=(env RIG_SELF_TEST=1 mmapdev-test --exact "rig::$1"); }
+
+# The slowest comes first, so that the others run beside it.
+count=0
+"$QEMU_DIR/enter.sh" head -c 1000000 /kernel/vmlinuz >"$BUILD/boot/truncated-vmlinuz"
+trial hangs
+expect "a hang turns the run red" 113 "was not done after 25 s" --limit 25 "${words[@]}"
+expect "the job's own status is the run's" 0 "hello" sh -c 'echo "hello"'
+trial fails
+expect "a failing test turns the run red" 101 "test result: FAILED. 0 passed; 1 failed" "${words[@]}"
+trial warns
+expect "a WARN in a test fails that test" 101 "the kernel complained" --expect-splat "${words[@]}"
+expect "a WARN outside any test turns the run red" 115 "its kernel complained" \
+    sh -c 'insmod /lib/mmapdev/rig_test.ko action=1; exit 0'
+trial panics
+expect "a panic turns the run red" 111 "its kernel panicked" "${words[@]}"
+expect "a guest that ends without a verdict turns the run red" 112 "ended without a verdict" poweroff -f
+expect "a kernel that never boots turns the run red" 114 "never printed anything" \
+    --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
+wait || true
+
+shopt -s nullglob
+passed=("$results"/*.ok)
+echo "${#passed[@]} passed, $((count - ${#passed[@]})) failed"
+((${#passed[@]} == count))
