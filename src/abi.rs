@@ -65,11 +65,11 @@ pub struct Counters {
     pub size: u32,
     /// In: must be 0.
     pub flags: u32,
-    /// Out: page faults that came to the fault handler, for one page or a batch of them.
+    /// Out: page faults that were answered by one folio, or not at all.
     pub faults: u64,
     /// Out: page faults that the handler for huge ones answered with one entry.
     pub huge_faults: u64,
-    /// Out: read faults that fault-around answered.
+    /// Out: page faults that mapped a small page together with its resident neighbours.
     pub map_pages: u64,
     /// Out: of all these, faults that ran under the lock of the whole address space.
     pub mmap_lock_faults: u64,

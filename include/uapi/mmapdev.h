@@ -69,11 +69,11 @@ struct mmapdev_counters {
 	__u32 size;
 	/** In: must be 0. */
 	__u32 flags;
-	/** Out: page faults that came to the fault handler, for one page or a batch of them. */
+	/** Out: page faults that were answered by one folio, or not at all. */
 	__aligned_u64 faults;
 	/** Out: page faults that the handler for huge ones answered with one entry (2 MiB on x86-64). */
 	__aligned_u64 huge_faults;
-	/** Out: read faults that fault-around answered: it maps a page with its resident neighbours. */
+	/** Out: page faults that mapped a small page together with its resident neighbours. */
 	__aligned_u64 map_pages;
 	/** Out: of all these, faults that ran under the lock of the whole address space. */
 	__aligned_u64 mmap_lock_faults;

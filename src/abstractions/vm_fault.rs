@@ -14,7 +14,7 @@ use super::helpers;
 use core::ops::Deref;
 use kernel::bindings;
 use kernel::mm::virt::vm_flags_t;
-use kernel::page::PAGE_SHIFT;
+use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::types::Opaque;
 
 /// One page fault in a mapping of a file, mirroring `struct vm_fault`.
@@ -89,10 +89,48 @@ impl VmFault {
         unsafe { (*(*self.vma()).vm_file).f_mapping }
     }
 
+    /// Returns the pages of the window of `2^order` pages around the touched one that lie in the VMA, as a
+    /// first address and a number.
+    fn window(&self, order: u32) -> (usize, usize) {
+        let size = PAGE_SIZE << order;
+        let start = self.address() & !(size - 1);
+        let (vma_start, vma_end) = self.vma_range();
+        let first = start.max(vma_start);
+        (
+            first,
+            (vma_end - first).min(start + size - first) >> PAGE_SHIFT,
+        )
+    }
+
+    fn vma_range(&self) -> (usize, usize) {
+        // SAFETY: The VMA is valid and locked by the type invariant.
+        let range = unsafe { &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1 };
+        (range.vm_start, range.vm_end)
+    }
+
+    /// Maps the touched page and what is in the page cache of the aligned window of `2^order` pages around
+    /// it, for a write to a shared mapping as well. `None` where the touched page is not mapped by that.
+    ///
+    /// The window must fit in one page table. Mirrors `filemap_map_pages()`. Does not sleep.
+    pub(crate) fn map_resident(&self, order: u32) -> Option<Installed> {
+        if order > pmd_order() || self.is_copy_on_write() {
+            return None;
+        }
+        let (first, pages) = self.window(order);
+        let start = self.index() - ((self.address() - first) >> PAGE_SHIFT);
+        // SAFETY: The fault is valid, the window lies within its VMA and its page table, and no page of the
+        // file becomes writable through a private mapping.
+        let reason =
+            unsafe { bindings::filemap_map_pages(self.as_raw(), start, start + pages - 1) };
+        let done = reason & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0;
+        done.then_some(Installed(reason))
+    }
+
     /// Puts the answer of a handler into the form that the C side wants.
     pub(super) fn finish(&self, outcome: FaultOutcome) -> bindings::vm_fault_t {
         let folio = match outcome {
             FaultOutcome::Present(folio) => folio,
+            FaultOutcome::Done(Installed(reason)) => return reason,
             FaultOutcome::OutOfMemory => return bindings::vm_fault_reason_VM_FAULT_OOM,
             FaultOutcome::BusError => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
         };
@@ -116,8 +154,10 @@ impl VmFault {
 /// There is no "retry": that answer means that the handler has let go of a lock that its caller took,
 /// which nothing here can do yet. And no "major fault": nothing here reads pages from anywhere yet.
 pub(crate) enum FaultOutcome {
-    /// The page is in memory: map it.
+    /// The page is in memory: map it, and the rest of its folio.
     Present(LockedFolio),
+    /// The kernel's own function has answered the fault.
+    Done(Installed),
     /// There is no memory for it; the out-of-memory handling decides.
     OutOfMemory,
     /// There is no such page: `SIGBUS`.
@@ -145,11 +185,7 @@ impl<'a> HugeFault<'a> {
         }
         let size = 1usize << (order as usize + PAGE_SHIFT);
         let start = fault.address() & !(size - 1);
-        // SAFETY: The VMA is valid and locked by the type invariant of `VmFault`.
-        let (vma_start, vma_end) = unsafe {
-            let range = &(*fault.vma()).__bindgen_anon_1.__bindgen_anon_1;
-            (range.vm_start, range.vm_end)
-        };
+        let (vma_start, vma_end) = fault.vma_range();
         let fits = start >= vma_start && vma_end - start >= size;
         let aligned = fault.index() & ((1 << order) - 1) == (fault.address() - start) >> PAGE_SHIFT;
         // INVARIANT: Checked here.
@@ -222,68 +258,6 @@ impl HugeFaultOutcome {
 ///
 /// To claim so without it having happened would fault for ever.
 pub(crate) struct Installed(bindings::vm_fault_t);
-
-/// A read fault for which the kernel wants to map what is around the page as well.
-///
-/// # Invariants
-///
-/// RCU is read-locked: nothing here sleeps.
-pub(crate) struct FaultAround<'a> {
-    fault: &'a VmFault,
-    start: usize,
-    end: usize,
-}
-
-impl<'a> FaultAround<'a> {
-    /// # Safety
-    ///
-    /// The arguments must be those of a `map_pages` handler that is running for `'a`.
-    pub(super) unsafe fn from_raw(
-        fault: *mut bindings::vm_fault,
-        start: usize,
-        end: usize,
-    ) -> Self {
-        Self {
-            // SAFETY: By the requirements of this function.
-            fault: unsafe { VmFault::from_raw(fault) },
-            start,
-            end,
-        }
-    }
-
-    /// Maps the pages of the window that are in the page cache and ready.
-    ///
-    /// Mirrors `filemap_map_pages()`.
-    pub(crate) fn map_resident(&self) -> FaultAroundOutcome {
-        // SAFETY: The arguments are those that the handler was called with.
-        FaultAroundOutcome(unsafe {
-            bindings::filemap_map_pages(self.fault.as_raw(), self.start, self.end)
-        })
-    }
-}
-
-impl Deref for FaultAround<'_> {
-    type Target = VmFault;
-
-    fn deref(&self) -> &VmFault {
-        self.fault
-    }
-}
-
-/// What came of mapping the surroundings of a page.
-pub(crate) struct FaultAroundOutcome(bindings::vm_fault_t);
-
-impl FaultAroundOutcome {
-    /// Returns whether the touched page itself is mapped now, so that the fault is over.
-    pub(crate) fn is_done(&self) -> bool {
-        self.0 & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0
-    }
-
-    /// Puts the answer into the form that the C side wants.
-    pub(super) fn into_reason(self) -> bindings::vm_fault_t {
-        self.0
-    }
-}
 
 /// Returns the order of a folio that one PMD entry maps: 9 on x86-64, for 2 MiB.
 pub(crate) fn pmd_order() -> u32 {

@@ -9,9 +9,7 @@
 //! merge and copy, where a counted pointer of each VMA would forbid merging.
 
 use super::file_operations::{self, FileOperations};
-use super::vm_fault::{
-    FaultAround, FaultAroundOutcome, FaultOutcome, HugeFault, HugeFaultOutcome, VmFault,
-};
+use super::vm_fault::{FaultOutcome, HugeFault, HugeFaultOutcome, VmFault};
 use core::marker::PhantomData;
 use kernel::bindings;
 use kernel::error::VTABLE_DEFAULT_ERROR;
@@ -36,16 +34,6 @@ pub(crate) trait VmOperations {
     fn huge_fault(_file: &Self::File, _fault: &HugeFault<'_>) -> HugeFaultOutcome {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
-
-    /// Maps what is resident around a page that was read, before [`Self::fault`] is called for it.
-    ///
-    /// A driver that has this is also called under the VMA's lock; without it, each fault is repeated
-    /// under the mmap lock.
-    ///
-    /// Context: RCU is read-locked; must not sleep.
-    fn map_pages(_file: &Self::File, _around: FaultAround<'_>) -> FaultAroundOutcome {
-        build_error!(VTABLE_DEFAULT_ERROR)
-    }
 }
 
 /// The C table of operations for `T`.
@@ -59,11 +47,7 @@ impl<T: VmOperations> VmOperationsTable<T> {
         } else {
             None
         },
-        map_pages: if T::HAS_MAP_PAGES {
-            Some(Self::map_pages)
-        } else {
-            None
-        },
+        map_pages: Some(Self::map_pages),
         ..pin_init::zeroed()
     };
 
@@ -106,17 +90,18 @@ impl<T: VmOperations> VmOperationsTable<T> {
         .into_reason()
     }
 
+    /// Maps nothing. It is here because the kernel repeats the fault of a driver that does not have it under
+    /// the mmap lock, instead of the VMA's own. For what is resident around a page there is
+    /// [`VmFault::map_resident`], which serves writes as well.
+    ///
     /// # Safety
     ///
-    /// As for [`Self::file`], and the arguments must be those of a `map_pages` handler.
+    /// None beyond what the caller of a `map_pages` handler promises.
     unsafe extern "C" fn map_pages(
-        fault: *mut bindings::vm_fault,
-        start: c_ulong,
-        end: c_ulong,
+        _fault: *mut bindings::vm_fault,
+        _start: c_ulong,
+        _end: c_ulong,
     ) -> bindings::vm_fault_t {
-        // SAFETY: By the requirements of this function.
-        let (file, around) =
-            unsafe { (Self::file(fault), FaultAround::from_raw(fault, start, end)) };
-        T::map_pages(file, around).into_reason()
+        0
     }
 }
