@@ -261,8 +261,12 @@ impl LockedFolio {
     ///
     /// Mirrors `folio_mark_dirty()`.
     pub(crate) fn mark_dirty(&self) {
-        // SAFETY: The folio is alive and locked.
-        unsafe { bindings::folio_mark_dirty(self.as_raw()) };
+        // SAFETY: The folio is alive and locked; nobody marks it clean meanwhile.
+        unsafe {
+            if !helpers::abstractions_helper_folio_test_dirty(self.as_raw()) {
+                bindings::folio_mark_dirty(self.as_raw());
+            }
+        }
     }
 }
 

@@ -155,6 +155,11 @@ bool abstractions_helper_folio_test_uptodate(const struct folio *folio)
 	return folio_test_uptodate(folio);
 }
 
+bool abstractions_helper_folio_test_dirty(const struct folio *folio)
+{
+	return folio_test_dirty(folio);
+}
+
 void abstractions_helper_folio_mark_uptodate(struct folio *folio)
 {
 	folio_mark_uptodate(folio);

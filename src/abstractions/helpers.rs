@@ -76,6 +76,7 @@ extern "C" {
     pub(super) fn abstractions_helper_folio_order(folio: *const bindings::folio) -> c_uint;
     pub(super) fn abstractions_helper_folio_pfn(folio: *const bindings::folio) -> c_ulong;
     pub(super) fn abstractions_helper_folio_test_uptodate(folio: *const bindings::folio) -> bool;
+    pub(super) fn abstractions_helper_folio_test_dirty(folio: *const bindings::folio) -> bool;
     pub(super) fn abstractions_helper_folio_mark_uptodate(folio: *mut bindings::folio);
     pub(super) fn abstractions_helper_folio_contain_hwpoisoned_page(
         folio: *mut bindings::folio,

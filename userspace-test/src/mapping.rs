@@ -191,17 +191,35 @@ impl Mapping {
         }
     }
 
+    /// Checks that a range of bytes can be accessed, and returns its first.
+    fn range(&self, offset: usize, len: usize) -> *const AtomicU8 {
+        if let Some(last) = len.checked_sub(1) {
+            self.at::<u8>(offset);
+            self.at::<u8>(offset + last);
+            assert!(
+                !self.is_in_hole(offset, offset + len),
+                "a part was unmapped"
+            );
+        }
+        self.start.wrapping_add(offset).cast_const().cast()
+    }
+
     /// Reads one byte of each page of a range, which faults it in.
     pub fn touch_read(&self, offset: usize, len: usize) {
-        for at in (offset..offset + len).step_by(PAGE) {
-            self.load(at);
+        let first = self.range(offset, len);
+        for at in (0..len).step_by(PAGE) {
+            // SAFETY: Within the range, which was checked to be in the mapping.
+            unsafe { (*first.add(at)).load(Ordering::Relaxed) };
         }
     }
 
-    /// Writes `value` to the first byte of each page of a range.
+    /// Writes `value` to the first byte of each page of a range, with plain stores: where a program's only
+    /// CPU is emulated, others load first, and the page is faulted in for reading.
     pub fn touch_write(&self, offset: usize, len: usize, value: u8) {
-        for at in (offset..offset + len).step_by(PAGE) {
-            self.store(at, value);
+        let first = self.range(offset, len);
+        for at in (0..len).step_by(PAGE) {
+            // SAFETY: Within the range, which was checked to be in the mapping.
+            unsafe { (*first.add(at)).store(value, Ordering::Relaxed) };
         }
     }
 

@@ -10,7 +10,7 @@ use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::{pagemap, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::MapFlags;
 use std::io;
 
 const SIZE: usize = 4 * MIB;
