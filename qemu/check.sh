@@ -29,6 +29,18 @@ header() {
         g++-14 -x c++ -Wall -Wextra -pedantic -Werror -fsyntax-only include/uapi/mmapdev.h'
 }
 
+# Above the abstractions "unsafe" stands in lint attributes and comments only.
+unsafe_code() {
+    ! grep -rn unsafe src --include=*.rs | grep -v '^src/abstractions/' | grep -vE ':[0-9]+: *(//|#!?\[[a-z]+\(unsafe_code)'
+}
+
+licenses() {
+    ! find . \( -name build -o -name .git \) -prune -o -type f \
+        \( -name '*.rs' -o -name '*.[ch]' -o -name '*.sh' -o -name '*.toml' -o -name Makefile -o -name Kbuild -o -path './.ci/*' -o -path './qemu/guest/*' \) \
+        -not -name '.*' -exec sh -c 'for f; do head -n 3 "$f" | grep -q SPDX-License-Identifier || echo "$f"; done' sh {} + |
+        grep .
+}
+
 check "rustfmt of the modules" "$enter" rustfmt --check --color never src/mmapdev.rs qemu/rig-test/rig_test.rs
 check "rustfmt of user space" "$cargo" fmt --check -- --color never
 check "clippy of the module" module_clippy
@@ -38,4 +50,6 @@ check "rustdoc of user space" "$cargo" doc --locked --release --no-deps --docume
 check "unit tests of user space on the host" "$cargo" test --locked --release --lib
 check "shellcheck" "$enter" shellcheck -x qemu/*.sh qemu/guest/init .ci/run
 check "the header as C and as C++" header
+check "unsafe only in the abstractions" unsafe_code
+check "licence lines" licenses
 ((failed == 0)) || die "$failed of the checks failed"

@@ -5,10 +5,11 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-[[ -d $CACHE ]] || exit 0
+[[ -e $CACHE/provision.lock ]] || exit 0
 take_lock "$CACHE/provision.lock" "another run is preparing $CACHE: waiting for it"
 take_lock "$CACHE/use.lock" "another run is using $CACHE: waiting for it"
 shopt -s nullglob
-remove "$CACHE"/{base,root,choice,packages,source,kernel,accel}-* "$CACHE"/{cargo,logs}
+discard "$CACHE"/{base,root,choice,packages,source,kernel}-*
+remove "$CACHE"/accel-* "$CACHE"/{cargo,logs}
 rm -f "$CACHE"/*.lock
 rmdir "$CACHE" 2>/dev/null || say "left in $CACHE: what is not this project's"

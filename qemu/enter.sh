@@ -8,7 +8,7 @@ set -euo pipefail
 . "$QEMU_DIR/steps.sh"
 
 # Shared with all who use the products: who wants to remove some takes it alone.
-mkdir -p "$CACHE"
+[[ -e $CACHE/provision.lock ]] || die "nothing is provisioned in $CACHE: run qemu/provision.sh first"
 exec {use_fd}>>"$CACHE/use.lock"
 flock -s "$use_fd"
 complete ||

@@ -39,7 +39,19 @@ namespace() {
 }
 
 # Some files in the cache belong to subordinate users, whom only the namespace can remove.
-remove() { [[ ! -e $1 ]] || rm -rf -- "$@" 2>/dev/null || namespace rm -rf -- "$@"; }
+remove() { rm -rf -- "$@" 2>/dev/null || namespace rm -rf -- "$@"; }
+
+# discard PATH...: removes products. Renamed first: half of one must never have its name.
+discard() {
+    local path
+    for path in "$@"; do
+        if [[ $path != *.tmp ]]; then
+            remove "$path.tmp"
+            mv -T "$path" "$path.tmp"
+        fi
+        remove "${path%.tmp}.tmp"
+    done
+}
 
 elapsed() { printf '%d:%02d' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); }
 

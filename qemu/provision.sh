@@ -30,7 +30,7 @@ remove_stale() {
     mapfile -t paths < <(stale)
     ((${#paths[@]})) || return 0
     exec {fd}>>"$CACHE/use.lock"
-    if flock -n "$fd"; then remove "${paths[@]}"; fi
+    if flock -n "$fd"; then discard "${paths[@]}"; fi
     exec {fd}>&-
 }
 
@@ -41,29 +41,38 @@ product() {
     PRODUCT=$CACHE/$name.tmp
     remove "$PRODUCT"
     mkdir -p "$PRODUCT"
-    progress "$2" "$LOGS/$kind.log" "step_$kind" || exit
+    # Not "progress ... || exit": bash would then go on after a failing command within the step.
+    progress "$2" "$LOGS/$kind.log" "step_$kind"
     mv -T "$PRODUCT" "$CACHE/$name"
 }
 
 check_namespace
-mkdir -p "$CACHE" "$LOGS" 2>/dev/null || die "cannot write to $CACHE: choose another place with MMAPDEV_CACHE="
-if ! complete || [[ -n $(stale) ]]; then
-    take_lock "$CACHE/provision.lock" "another run is preparing $CACHE: waiting for it"
-    remove_stale
+# What is stale here is deleted, so this must be nobody else's folder.
+if [[ ! -e $CACHE/provision.lock && $(ls -A "$CACHE" 2>/dev/null) ]]; then
+    die "$CACHE holds other things: choose an empty folder with MMAPDEV_CACHE="
 fi
+{ mkdir -p "$CACHE" && touch "$CACHE/provision.lock" && mkdir -p "$LOGS"; } 2>/dev/null ||
+    die "cannot write to $CACHE: choose another place with MMAPDEV_CACHE="
+if ! complete; then take_lock "$CACHE/provision.lock" "another run is preparing $CACHE: waiting for it"; fi
 if ! complete; then
     check_provisioning
     say "Preparing the tools and the kernel, once, in $CACHE:"
     product "$BASE" "Debian $SUITE"
     # A choice whose packages were never fetched may be out of date by now.
-    if kernel_names && [[ ! -d $CACHE/$SOURCE && ! -d $CACHE/$DEBS ]]; then remove "$CACHE/$CHOICE"; fi
+    if kernel_names && [[ ! -d $CACHE/$SOURCE && ! -d $CACHE/$DEBS ]]; then discard "$CACHE/$CHOICE"; fi
     product "$CHOICE" "which kernel"
     kernel_names
+    # Not before there is a choice: a mistyped KERNEL= must not cost what was working. And not after
+    # the rest is made: the cache would hold everything twice.
+    remove_stale
     product "$ROOT" "compilers, QEMU, checkers"
     if [[ ! -d $CACHE/$SOURCE ]]; then product "$DEBS" "packages of Linux $RELEASE"; fi
     product "$SOURCE" "source of Linux $RELEASE"
     product "$OUT" "Rust metadata for Linux $RELEASE"
-    remove_stale
+fi
+if [[ -n $(stale) ]]; then
+    [[ ${lock_fd:-} ]] || exec {lock_fd}>>"$CACHE/provision.lock"
+    if flock -n "$lock_fd"; then remove_stale; fi
 fi
 if [[ $CHOSEN == newest ]]; then
     warn "Linux $PIN_RELEASE ($PIN_VERSION), with which this project is tested, has left Debian's archive."

@@ -10,7 +10,9 @@ trap 'stty "$settings"' EXIT
 read -r rows columns < <(stty size)
 # shellcheck disable=SC2016,SC2086 # expanded in the guest; MODULE_ARGS is several words
 "$QEMU_DIR/boot.sh" --name shell --interactive env "TERM=${TERM:-vt220}" ENV=/root/profile sh -c '
-    stty -F /dev/ttyS1 sane rows "$1" cols "$2"
+    exec </dev/ttyS1
+    stty sane
+    if [ "$1" -gt 0 ] && [ "$2" -gt 0 ]; then stty rows "$1" cols "$2"; fi
     shift 2
     insmod /lib/mmapdev/mmapdev.ko "$@" || echo "The module did not load; its messages: dmesg | tail"
     echo "PS1=\"guest# \"" >/root/profile
@@ -18,5 +20,5 @@ read -r rows columns < <(stty size)
     echo "A shell in the guest; exit ends it. The module is loaded: ls -l /dev/mmapdev*; dmesg | tail"
     echo "To try: mmapdev-demo; mmapdev-test --list; head -c 16 /dev/mmapdev0 | hexdump -C"
     echo
-    setsid cttyhack sh
+    setsid -c sh
     exit 0' sh "$rows" "$columns" ${MODULE_ARGS:-}

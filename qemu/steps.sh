@@ -39,7 +39,8 @@ in_root_do() {
 # Sets up $apt, the options of apt. With /product bound, the lists go there, since a finished root
 # is not written to.
 inside_apt() {
-    apt=(-o Acquire::Retries=3 -o APT::Sandbox::User=root -o APT::Get::Assume-Yes=true -o Acquire::Languages=none)
+    # Without the error mode a list that cannot be fetched is no error, and its packages seem gone.
+    apt=(-o Acquire::Retries=3 -o APT::Update::Error-Mode=any -o APT::Sandbox::User=root -o APT::Get::Assume-Yes=true -o Acquire::Languages=none)
     if [[ ${MIRROR:-} ]]; then # also where the root was made from another mirror
         sed "s|^deb .* \([^ ]* main\)|deb $MIRROR \1|" /etc/apt/sources.list >/run/mirror.list
         apt+=(-o Dir::Etc::sourcelist=/run/mirror.list)
@@ -145,6 +146,10 @@ inside_unpack() {
 
 # The tree that modules are built against, with the Rust metadata that Debian does not ship.
 step_kernel() {
+    if ! grep -qx CONFIG_RUST=y "$CACHE/$SOURCE/config"; then
+        echo "Debian configures Linux $RELEASE without Rust: choose a newer one with KERNEL="
+        return 1
+    fi
     in_root_do "$CACHE/$ROOT" --bind "$CACHE/$SOURCE" /kernel --bind "$PRODUCT" /kernel/out \
         inside_prepare "${KBUILD_ARGS[@]}" "LOCALVERSION=+${RELEASE#*+}"
 }
