@@ -4,7 +4,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test module shell check clean distclean provision userspace rig-test guest self-test
+.PHONY: help demo test module shell bench bench-check check clean distclean provision userspace rig-test guest self-test
 
 # Overrides from the command line reach the scripts as environment variables.
 export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS
@@ -37,6 +37,12 @@ module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 
 shell: guest ## a shell in the guest, with the module loaded [MODULE_ARGS="size_mib=64"]
 	@qemu/shell.sh
+
+bench: guest ## what mapping and copying cost, beside memfd, hugetlb and anonymous memory
+	@qemu/bench.sh
+
+bench-check: guest ## the same in instructions, and fails if a bar is missed
+	@qemu/bench.sh check
 
 check: provision ## formatting, lints, documentation, host unit tests, shell scripts
 	@qemu/check.sh

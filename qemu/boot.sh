@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
-#           [--memory SIZE] [--expect-splat] [--interactive] COMMAND...
+#           [--memory SIZE] [--expect-splat] [--interactive] [--icount] COMMAND...
 # The command's output goes to stdout and build/log/NAME.out.log, the kernel's log to
 # build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel/vmlinuz memory=1G expect_splat='' interactive=''
+name=guest limit=120 append='' kernel=/kernel/vmlinuz memory=1G expect_splat='' interactive='' icount=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -18,6 +18,7 @@ while [[ ${1:-} == --* ]]; do
     --kernel) kernel=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
     --memory) memory=$2 && shift ;;
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
+    --icount) icount=yes ;; # one CPU, whose clock counts instructions
     --interactive) interactive=yes limit=0 ;; # stdin goes to the command; no time limit
     *) die "boot.sh knows no option $1" ;;
     esac
@@ -46,16 +47,23 @@ chmod 755 "$files/job/job"
 : >"$log.out.log"
 : >"$verdict"
 
-accel=$("$QEMU_DIR/accel.sh")
-case $accel in
-kvm) accelerator=(-accel kvm -cpu host) ;;
-tcg) accelerator=(-accel tcg,thread=multi -cpu max) ;;
-esac
+if [[ $icount ]]; then
+    # One tick of the guest's clock is one instruction, and two runs are the same in every digit. What a
+    # CPU draws from outside is off for that; and so are the string instructions, each step of which would
+    # count as an instruction.
+    accelerator=(-accel tcg -icount shift=0,sleep=off -smp 1 -cpu "max,-rdrand,-rdseed,-erms,-fsrm"
+        -rtc base=2026-01-01T00:00:00,clock=vm -seed 1)
+    append="nokaslr norandmaps $append"
+elif [[ $("$QEMU_DIR/accel.sh") == kvm ]]; then
+    accelerator=(-accel kvm -cpu host -smp 2)
+else
+    accelerator=(-accel tcg,thread=multi -cpu max -smp 2)
+fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(
     timeout --foreground -k 2 "$limit" qemu-system-x86_64
     -nodefaults -no-user-config -display none -no-reboot
-    -machine q35 "${accelerator[@]}" -smp 2 -m "$memory"
+    -machine q35 "${accelerator[@]}" -m "$memory"
     -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
     -chardev stdio,id=job,signal=off -serial chardev:job
     -chardev "file,id=verdict,path=/mmapdev/build/boot/$name/verdict" -serial chardev:verdict

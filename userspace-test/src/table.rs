@@ -21,12 +21,21 @@ impl Table {
 
     /// Adds a heading: its first cell says what comes, the others stand over the columns.
     pub fn heading<const N: usize>(&mut self, cells: [&str; N]) {
-        self.rows.push(cells.map(str::to_string).to_vec());
+        self.heading_of(cells.map(str::to_string).to_vec());
+    }
+
+    /// Adds a heading of any number of cells.
+    pub fn heading_of(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
     }
 
     /// Adds a row.
     pub fn row<const N: usize>(&mut self, cells: [&str; N]) {
-        let mut cells = cells.map(str::to_string).to_vec();
+        self.row_of(cells.map(str::to_string).to_vec());
+    }
+
+    /// Adds a row of any number of cells.
+    pub fn row_of(&mut self, mut cells: Vec<String>) {
         if let Some(first) = cells.first_mut() {
             first.insert_str(0, INDENT);
         }
