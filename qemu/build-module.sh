@@ -14,6 +14,8 @@ check_kdir() {
     [[ -f $KDIR/.config ]] || die "KDIR=$KDIR has no .config: it is not a configured kernel tree"
     grep -qx CONFIG_RUST=y "$KDIR/.config" ||
         die "the kernel in KDIR=$KDIR is configured without CONFIG_RUST=y: enable it (make rustavailable says what is missing) and rebuild that kernel"
+    grep -qx CONFIG_TRANSPARENT_HUGEPAGE=y "$KDIR/.config" ||
+        die "the kernel in KDIR=$KDIR is configured without CONFIG_TRANSPARENT_HUGEPAGE=y, which the module needs: enable it and rebuild that kernel"
     [[ -f $KDIR/rust/libkernel.rmeta ]] ||
         die "KDIR=$KDIR has no rust/libkernel.rmeta: run make prepare and modules_prepare there, or install the package that has it (Ubuntu: linux-lib-rust-\$(uname -r))"
     want=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"$/\1/p' "$KDIR/.config")

@@ -48,10 +48,8 @@ impl<B: Backing> VmOperations for Mapping<B> {
     }
 
     fn huge_fault(device: &Device<B>, fault: &HugeFault<'_>) -> HugeFaultOutcome {
-        if !device.backing().has_huge_pages() {
-            return HugeFaultOutcome::Fallback;
-        }
-        // Whatever is wrong, the fault of the single page that follows will say so.
+        // Whatever is wrong, the fault of the single page that follows will say so; and a smaller folio it
+        // will find in memory.
         let Ok(folio) = device.backing().folio(fault.index(), Wait::Allowed) else {
             return HugeFaultOutcome::Fallback;
         };

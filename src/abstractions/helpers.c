@@ -14,6 +14,7 @@
 #include <linux/pseudo_fs.h>
 #include <linux/sched/signal.h>
 #include <linux/uio.h>
+#include <linux/userfaultfd_k.h>
 
 /* As in rust/helpers/: the only callers are in Rust, so no header declares these. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -199,13 +200,9 @@ size_t abstractions_helper_copy_folio_to_iter(struct folio *folio, size_t offset
 
 /* vm_fault.rs */
 
-unsigned int abstractions_helper_pmd_order(void)
+bool abstractions_helper_uffd_disable_fault_around(struct vm_area_struct *vma)
 {
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-	return HPAGE_PMD_ORDER;
-#else
-	return PMD_SHIFT - PAGE_SHIFT;
-#endif
+	return uffd_disable_fault_around(vma);
 }
 
 bool abstractions_helper_vmf_pmd_none(const struct vm_fault *vmf)

@@ -102,7 +102,9 @@ extern "C" {
     ) -> usize;
 
     // vm_fault.rs
-    pub(super) fn abstractions_helper_pmd_order() -> c_uint;
+    pub(super) fn abstractions_helper_uffd_disable_fault_around(
+        vma: *mut bindings::vm_area_struct,
+    ) -> bool;
     pub(super) fn abstractions_helper_vmf_pmd_none(fault: *const bindings::vm_fault) -> bool;
 
     // file_operations.rs

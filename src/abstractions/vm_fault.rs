@@ -111,9 +111,12 @@ impl VmFault {
     /// Maps the touched page and what is in the page cache of the aligned window of `2^order` pages around
     /// it, for a write to a shared mapping as well. `None` where the touched page is not mapped by that.
     ///
-    /// The window must fit in one page table. Mirrors `filemap_map_pages()`. Does not sleep.
+    /// Nor where the window does not fit in one page table, or user space tracks single pages by
+    /// userfaultfd. Mirrors `filemap_map_pages()`. Does not sleep.
     pub(crate) fn map_resident(&self, order: u32) -> Option<Installed> {
-        if order > pmd_order() || self.is_copy_on_write() {
+        // SAFETY: The VMA is valid and locked by the type invariant.
+        let tracked = unsafe { helpers::abstractions_helper_uffd_disable_fault_around(self.vma()) };
+        if order > PMD_ORDER || tracked || self.is_copy_on_write() {
             return None;
         }
         let (first, pages) = self.window(order);
@@ -180,7 +183,7 @@ impl<'a> HugeFault<'a> {
     pub(super) fn new(fault: &'a VmFault, order: u32) -> Option<Self> {
         use kernel::mm::virt::flags;
         let special = flags::MIXEDMAP | flags::PFNMAP;
-        if order != pmd_order() || fault.is_copy_on_write() || fault.vma_flags() & special != 0 {
+        if order != PMD_ORDER || fault.is_copy_on_write() || fault.vma_flags() & special != 0 {
             return None;
         }
         let size = 1usize << (order as usize + PAGE_SHIFT);
@@ -198,7 +201,7 @@ impl<'a> HugeFault<'a> {
     /// the file, or has bad memory in it; and where something is mapped there by now, be it single pages
     /// or the same folio write-protected. Mirrors `vmf_insert_folio_pmd()`.
     pub(crate) fn insert(&self, folio: &LockedFolio) -> HugeFaultOutcome {
-        if folio.order() != pmd_order()
+        if folio.order() != PMD_ORDER
             || !folio.holds(self.mapping(), self.index())
             || !folio.is_uptodate()
             || folio.is_poisoned()
@@ -259,8 +262,5 @@ impl HugeFaultOutcome {
 /// To claim so without it having happened would fault for ever.
 pub(crate) struct Installed(bindings::vm_fault_t);
 
-/// Returns the order of a folio that one PMD entry maps: 9 on x86-64, for 2 MiB.
-pub(crate) fn pmd_order() -> u32 {
-    // SAFETY: The function has no requirements.
-    unsafe { helpers::abstractions_helper_pmd_order() }
-}
+/// The order of a folio that one PMD entry maps: 9 on x86-64, for 2 MiB.
+pub(crate) const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;

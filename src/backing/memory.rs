@@ -15,7 +15,7 @@ use crate::abstractions::page_cache::{
     Added, AddressSpace, AddressSpaceOperations, PageCache, Wait,
 };
 use crate::abstractions::pseudo_fs::PseudoMount;
-use crate::abstractions::vm_fault::pmd_order;
+use crate::abstractions::vm_fault::PMD_ORDER;
 use crate::counters::{Counters, Event};
 use crate::extent;
 use kernel::page::PAGE_SIZE;
@@ -39,7 +39,7 @@ impl Memory {
         huge: bool,
         counters: Arc<Counters>,
     ) -> impl PinInit<Self, Error> {
-        let max_order = if huge { pmd_order() } else { 0 };
+        let max_order = if huge { PMD_ORDER } else { 0 };
         let operations = MemoryOperations {
             max_order,
             counters,
@@ -58,7 +58,7 @@ impl Backing for Memory {
     }
 
     fn has_huge_pages(&self) -> bool {
-        self.cache.operations().max_order(&self.cache) == pmd_order()
+        self.cache.operations().max_order(&self.cache) == PMD_ORDER
     }
 
     fn folio(&self, index: usize, wait: Wait) -> Result<LockedFolio> {
