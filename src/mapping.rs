@@ -48,8 +48,10 @@ impl<B: Backing> VmOperations for Mapping<B> {
     }
 
     fn huge_fault(device: &Device<B>, fault: &HugeFault<'_>) -> HugeFaultOutcome {
-        // Whatever is wrong, the fault of the single page that follows will say so; and a smaller folio it
-        // will find in memory.
+        if !device.backing().has_huge_pages() {
+            return HugeFaultOutcome::Fallback;
+        }
+        // Whatever is wrong, the fault of the single page that follows will say so.
         let Ok(folio) = device.backing().folio(fault.index(), Wait::Allowed) else {
             return HugeFaultOutcome::Fallback;
         };

@@ -208,20 +208,21 @@ impl<'a> HugeFault<'a> {
         {
             return HugeFaultOutcome::Fallback;
         }
-        // The C function takes an entry that it finds for this very folio's, complains if it is not, and
-        // would make it writable without a look at what user space tracks by write protection. Others
-        // that map pages of this range hold the folio's lock, too.
+        // What is there already, a page table or this folio write-protected, is for the single page's fault.
         // SAFETY: The fault is valid by the type invariant.
         if !unsafe { helpers::abstractions_helper_vmf_pmd_none(self.as_raw()) } {
             return HugeFaultOutcome::Fallback;
         }
+        // Said to be for a read, even if it is for a write. Where it may be, the entry is writable all the
+        // same, by the protection of the shared mapping, and the CPU marks it dirty. For a write the C
+        // function would take an entry that has come since the check for this folio's, and complain if it
+        // is not: a page table, say, which can be installed without the folio's lock.
+        const WRITE: bool = false;
         // SAFETY: The fault is valid. The folio is locked, of PMD size, and in the mapped file at the
         // index that belongs to the touched address; by the type invariants the entry stays within the
-        // VMA, which is of a kind that can have it, and makes no page of the file writable through a
-        // private mapping.
-        let reason = unsafe {
-            bindings::vmf_insert_folio_pmd(self.as_raw(), folio.as_raw(), self.is_write())
-        };
+        // VMA, which is of a kind that can have it.
+        let reason =
+            unsafe { bindings::vmf_insert_folio_pmd(self.as_raw(), folio.as_raw(), WRITE) };
         HugeFaultOutcome::Done(Installed(reason))
     }
 }

@@ -274,6 +274,24 @@ impl Mapping {
         Ok(())
     }
 
+    /// Makes a range of pages one that no access is allowed to, without a mapping of its own
+    /// (`MADV_GUARD_INSTALL`).
+    pub fn guard(&self, offset: usize, len: usize) -> io::Result<()> {
+        const MADV_GUARD_INSTALL: i32 = 102;
+        assert!(offset + len <= self.len);
+        // SAFETY: Part of this mapping; a later access to it is a signal.
+        match unsafe {
+            libc::madvise(
+                self.start.wrapping_add(offset).cast(),
+                len,
+                MADV_GUARD_INSTALL,
+            )
+        } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Has changes brought to where they are safe, and waits for it.
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: Changes no memory.

@@ -12,6 +12,7 @@ use mmapdev_userspace::{pagemap, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SIZE: usize = 4 * MIB;
 const PAGES: usize = SIZE / PAGE;
@@ -253,6 +254,11 @@ pub(crate) const TESTS: &[Test] = &[
         }
         Ok(())
     }),
+    Test::with(
+        "a_huge_fault_beside_a_new_page_table_is_answered_by_pages",
+        HUGE,
+        huge_fault_beside_a_page_table,
+    ),
     Test::with("a_batch_leaves_absent_pages_absent", SMALL, || {
         let device = Device::open()?;
         for page in (0..PAGES).step_by(2) {
@@ -467,5 +473,55 @@ fn under_the_vma_lock() -> io::Result<()> {
     let counters = device.counters()?;
     assert!(counters.faults + counters.huge_faults + counters.map_pages > 0);
     assert_eq!(counters.mmap_lock_faults, 0, "{counters:?}");
+    Ok(())
+}
+
+/// Writes to huge pages while another thread puts a guard into each, which takes a page table: whoever
+/// comes first, the write is done and the guard stands. (What the kernel thinks of it is in its log.)
+fn huge_fault_beside_a_page_table() -> io::Result<()> {
+    const ROUNDS: u64 = 300;
+    const LAST_PAGE: usize = HUGE_PAGE - PAGE;
+    let device = Device::open()?;
+    let huge_pages = SIZE / HUGE_PAGE;
+    Mapping::shared(&device, SIZE)?.touch_write(0, SIZE, 1);
+    let mut random = Random::new(1);
+    for round in 1..=ROUNDS {
+        let mapping = Mapping::shared(&device, SIZE)?;
+        // How many huge pages each thread has come to: they start on each at once, but for a moment.
+        let (writer, guard) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let delays: Vec<[usize; 2]> = (0..huge_pages)
+            .map(|_| [random.below(400), random.below(400)])
+            .collect();
+        let meet = |mine: &AtomicUsize, other: &AtomicUsize, number: usize, delay: usize| {
+            mine.store(number + 1, Ordering::SeqCst);
+            while other.load(Ordering::SeqCst) <= number {
+                std::hint::spin_loop();
+            }
+            (0..delay).for_each(|_| std::hint::spin_loop());
+        };
+        std::thread::scope(|scope| {
+            let guards = scope.spawn(|| {
+                (0..huge_pages).try_for_each(|number| {
+                    meet(&guard, &writer, number, delays[number][0]);
+                    mapping.guard(number * HUGE_PAGE + LAST_PAGE, PAGE)
+                })
+            });
+            for (number, delay) in delays.iter().enumerate() {
+                meet(&writer, &guard, number, delay[1]);
+                mapping.touch_write(number * HUGE_PAGE, 1, round as u8);
+            }
+            guards.join().expect("the thread that puts guards")
+        })?;
+        for number in 0..huge_pages {
+            assert_eq!(mapping.load(number * HUGE_PAGE), round as u8);
+        }
+        if round == ROUNDS {
+            let address = mapping.address(LAST_PAGE);
+            assert_eq!(
+                child::touch(address, true)?,
+                Touch::SegmentationFault(address)
+            );
+        }
+    }
     Ok(())
 }
