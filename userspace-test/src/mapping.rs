@@ -9,7 +9,7 @@ use crate::{smaps, PAGE};
 use rustix::mm::{self, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use std::sync::Mutex;
@@ -341,18 +341,9 @@ impl Mapping {
         offset: usize,
         len: usize,
     ) -> io::Result<usize> {
-        assert!(offset + len <= self.len);
-        use std::os::fd::AsRawFd;
-        let fd = file.as_fd().as_raw_fd();
+        let (fd, place) = (file.as_fd().as_raw_fd(), self.range(offset, len));
         // SAFETY: The kernel writes to this mapping only, whose bytes are only accessed atomically.
-        count(unsafe {
-            libc::pread64(
-                fd,
-                self.start.wrapping_add(offset).cast::<c_void>(),
-                len,
-                position as i64,
-            )
-        })
+        count(unsafe { libc::pread64(fd, place.cast_mut().cast(), len, position as i64) })
     }
 
     /// Writes to a file straight from the mapping, as `pwrite()` does from any buffer.
@@ -363,18 +354,9 @@ impl Mapping {
         offset: usize,
         len: usize,
     ) -> io::Result<usize> {
-        assert!(offset + len <= self.len);
-        use std::os::fd::AsRawFd;
-        let fd = file.as_fd().as_raw_fd();
+        let (fd, place) = (file.as_fd().as_raw_fd(), self.range(offset, len));
         // SAFETY: The kernel reads from this mapping only.
-        count(unsafe {
-            libc::pwrite64(
-                fd,
-                self.start.wrapping_add(offset).cast::<c_void>(),
-                len,
-                position as i64,
-            )
-        })
+        count(unsafe { libc::pwrite64(fd, place.cast(), len, position as i64) })
     }
 }
 

@@ -243,6 +243,46 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with(
+        "threads_that_share_a_descriptor_write_one_after_the_other",
+        LARGE,
+        || {
+            const THREADS: usize = 3;
+            const WRITES: usize = 2000;
+            const PIECE: usize = 64;
+            let device = Device::open()?;
+            let start = Barrier::new(THREADS);
+            std::thread::scope(|scope| {
+                let writers: Vec<_> = (1..=THREADS as u8)
+                    .map(|value| {
+                        let (device, start) = (&device, &start);
+                        scope.spawn(move || {
+                            start.wait();
+                            (0..WRITES).try_for_each(|_| match write(device, &[value; PIECE]) {
+                                Ok(PIECE) => Ok(()),
+                                other => Err(io::Error::other(format!("{other:?}"))),
+                            })
+                        })
+                    })
+                    .collect();
+                let joined = writers
+                    .into_iter()
+                    .map(|writer| writer.join().expect("a writer"));
+                joined.collect::<io::Result<Vec<()>>>()
+            })?;
+            // None came to a position that another was at: each write is there, and whole.
+            let written = THREADS * WRITES * PIECE;
+            assert_eq!(position(&device)?, written as u64);
+            let bytes = fetch(&device, 0, written)?;
+            for value in 1..=THREADS as u8 {
+                let whole = bytes
+                    .chunks(PIECE)
+                    .filter(|piece| **piece == [value; PIECE]);
+                assert_eq!(whole.count(), WRITES, "of thread {value}");
+            }
+            Ok(())
+        },
+    ),
+    Test::with(
         "direct_and_synchronous_descriptors_read_and_write_the_same_bytes",
         LARGE,
         || {

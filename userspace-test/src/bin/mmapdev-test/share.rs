@@ -12,7 +12,9 @@ use rustix::fs::{self, FileType, MemfdFlags, Mode, OFlags, CWD};
 use rustix::io::{pread, pwrite};
 use rustix::thread::{futex, sched_yield};
 use rustix::time::Timespec;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -51,6 +53,16 @@ pub(crate) const TESTS: &[Test] = &[
         "a_pwrite_is_seen_by_the_mapping_in_small_pages",
         SMALL,
         pwrite_then_load,
+    ),
+    Test::with(
+        "a_debugger_reads_and_writes_the_mapping",
+        HUGE,
+        another_processs_memory,
+    ),
+    Test::with(
+        "a_debugger_reads_and_writes_the_mapping_in_small_pages",
+        SMALL,
+        another_processs_memory,
     ),
     Test::with("a_pwrite_is_seen_by_another_process", HUGE, || {
         let device = Device::open()?;
@@ -354,6 +366,39 @@ fn race() -> io::Result<()> {
         let folio_bytes = device.frame(0)?.folio_bytes;
         assert_eq!(counters.bytes_added, SIZE as u64);
         assert_eq!(counters.folios_added, SIZE as u64 / folio_bytes);
+    }
+    Ok(())
+}
+
+/// Through `/proc/PID/mem`, as gdb does it: pages that are mapped, and pages that nobody has touched.
+fn another_processs_memory() -> io::Result<()> {
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    let touched = PAGE + 5;
+    let untouched = SIZE - PAGE + 7;
+    mapping.write(touched, b"from here");
+    let process = rustix::process::getpid().as_raw_pid();
+    let addresses = [touched, untouched].map(|offset| mapping.address(offset) as u64);
+    let seen = Child::run(|| {
+        let path = format!("/proc/{process}/mem");
+        let memory = File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .expect("its memory");
+        let mut seen = [0; 18];
+        for (bytes, address) in seen.chunks_mut(9).zip(addresses) {
+            memory.read_exact_at(bytes, address).expect("a read");
+            memory.write_all_at(b"from away", address).expect("a write");
+        }
+        seen.to_vec()
+    })?;
+    assert_eq!(seen.join(), [&b"from here"[..], &[0; 9]].concat());
+    for offset in [touched, untouched] {
+        let mut bytes = [0; 9];
+        assert_eq!(pread(&device, &mut bytes, offset as u64), Ok(9));
+        assert_eq!(&bytes, b"from away");
+        assert_eq!(mapping.read(offset, 9), b"from away");
     }
     Ok(())
 }
