@@ -69,7 +69,7 @@ pub struct Counters {
     pub faults: u64,
     /// Out: page faults that the handler for huge ones answered with one entry.
     pub huge_faults: u64,
-    /// Out: page faults that mapped a small page together with its resident neighbours.
+    /// Out: page faults that mapped a page together with its resident neighbours, page by page.
     pub map_pages: u64,
     /// Out: of all these, faults that ran under the lock of the whole address space.
     pub mmap_lock_faults: u64,

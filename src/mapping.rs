@@ -18,7 +18,8 @@ use core::marker::PhantomData;
 use kernel::prelude::*;
 
 /// How many neighbours of a small page are mapped with it, as an order: 64 pages, 256 KiB. More cost
-/// little more, and take little time; a page table has eight such windows.
+/// little more, and take little time; a page table has eight such windows. (A write marks them all dirty,
+/// which for those who track pages by soft-dirty bits is as with a large folio.)
 const NEIGHBOURS_ORDER: u32 = 6;
 
 /// The operations of a mapping of a [`Device<B>`].
@@ -28,12 +29,12 @@ pub(crate) struct Mapping<B>(PhantomData<B>);
 impl<B: Backing> VmOperations for Mapping<B> {
     type File = Device<B>;
 
-    fn fault(device: &Device<B>, fault: &VmFault) -> FaultOutcome {
+    fn fault<'a>(device: &Device<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
         if let Some(done) = map_neighbours(device, fault) {
-            count(device, fault, Event::MapPages);
+            count(device, Event::MapPages, fault.is_under_vma_lock());
             return FaultOutcome::Done(done);
         }
-        count(device, fault, Event::Fault);
+        count(device, Event::Fault, fault.is_under_vma_lock());
         match device.backing().folio(fault.index(), Wait::Allowed) {
             Ok(folio) => FaultOutcome::Present(folio),
             Err(error) => {
@@ -47,7 +48,7 @@ impl<B: Backing> VmOperations for Mapping<B> {
         }
     }
 
-    fn huge_fault(device: &Device<B>, fault: &HugeFault<'_>) -> HugeFaultOutcome {
+    fn huge_fault<'a>(device: &Device<B>, fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
         if !device.backing().has_huge_pages() {
             return HugeFaultOutcome::Fallback;
         }
@@ -58,7 +59,7 @@ impl<B: Backing> VmOperations for Mapping<B> {
         let outcome = fault.insert(&folio);
         // What is not done goes on to `fault`, and is counted there.
         if outcome.is_done() {
-            count(device, fault, Event::HugeFault);
+            count(device, Event::HugeFault, fault.is_under_vma_lock());
         }
         outcome
     }
@@ -66,18 +67,19 @@ impl<B: Backing> VmOperations for Mapping<B> {
 
 /// Maps a page that is in memory together with its neighbours, if it is one of many small ones. `None`
 /// leaves the fault to be answered as any other.
-fn map_neighbours<B: Backing>(device: &Device<B>, fault: &VmFault) -> Option<Installed> {
-    // A large folio is mapped as a whole, for less.
+fn map_neighbours<'a, B: Backing>(device: &Device<B>, fault: &'a VmFault) -> Option<Installed<'a>> {
+    // A large folio is mapped as a whole, for less; unless there is bad memory in it, which is then left
+    // out.
     let folio = device.pages().get_folio(fault.index())?;
-    if folio.order() > 0 {
+    if folio.order() > 0 && !folio.is_poisoned() {
         return None;
     }
     fault.map_resident(NEIGHBOURS_ORDER)
 }
 
-fn count<B: Backing>(device: &Device<B>, fault: &VmFault, event: Event) {
+fn count<B: Backing>(device: &Device<B>, event: Event, under_vma_lock: bool) {
     device.counters().add(event, 1);
-    if !fault.is_under_vma_lock() {
+    if !under_vma_lock {
         device.counters().add(Event::MmapLockFault, 1);
     }
 }

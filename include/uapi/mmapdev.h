@@ -73,7 +73,7 @@ struct mmapdev_counters {
 	__aligned_u64 faults;
 	/** Out: page faults that the handler for huge ones answered with one entry (2 MiB on x86-64). */
 	__aligned_u64 huge_faults;
-	/** Out: page faults that mapped a small page together with its resident neighbours. */
+	/** Out: page faults that mapped a page together with its resident neighbours, page by page. */
 	__aligned_u64 map_pages;
 	/** Out: of all these, faults that ran under the lock of the whole address space. */
 	__aligned_u64 mmap_lock_faults;

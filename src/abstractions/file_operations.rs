@@ -15,7 +15,7 @@ use super::{helpers, misc_device};
 use core::marker::PhantomData;
 use kernel::bindings;
 use kernel::error::{to_result, VTABLE_DEFAULT_ERROR};
-use kernel::fs::{File, Kiocb};
+use kernel::fs::{File, Kiocb, LocalFile};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::module::{this_module, ModuleMetadata};
 use kernel::prelude::*;
@@ -124,7 +124,7 @@ pub(super) unsafe fn data<'a, F: FileOperations>(file: *mut bindings::file) -> &
 
 /// A request to move the position of a file.
 pub(crate) struct Seek<'a> {
-    file: &'a File,
+    file: &'a LocalFile,
     offset: bindings::loff_t,
     whence: c_int,
 }
@@ -408,9 +408,9 @@ impl<F: FileOperations> FileOperationsTable<F> {
         offset: bindings::loff_t,
         whence: c_int,
     ) -> bindings::loff_t {
-        // SAFETY: By the requirements of this function. `open` has set `FMODE_ATOMIC_POS`, so that the VFS
-        // holds the lock of the position where the file is shared.
-        let (data, file) = unsafe { (data::<F>(file), File::from_raw_file(file)) };
+        // SAFETY: By the requirements of this function. If the position is not locked, it is this thread's own
+        // call that uses it.
+        let (data, file) = unsafe { (data::<F>(file), LocalFile::from_raw_file(file)) };
         let seek = Seek {
             file,
             offset,

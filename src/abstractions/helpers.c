@@ -3,7 +3,7 @@
  * What Rust cannot call by itself: inline functions and macros of the C headers, one wrapper each.
  *
  * This is to the abstraction layer what rust/helpers/ is to the kernel crate. A wrapper adds nothing
- * to what it wraps. Each has its declaration in helpers.rs; the two files list them in one order.
+ * to what it wraps, unless it says so. Each has its declaration in helpers.rs; the two files list them in one order.
  */
 #include <linux/fs.h>
 #include <linux/fs_context.h>

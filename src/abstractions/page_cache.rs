@@ -41,7 +41,8 @@ use kernel::types::{ForeignOwnable, NotThreadSafe, Opaque};
 /// # Invariants
 ///
 /// It is that of a [`PageCache`], which is alive: embedded in its inode (`host`), with the operations of
-/// [`Operations`], with content in each folio that is unlocked, and with a `gfp_mask` that never changes.
+/// [`Operations`], with content in each folio that is unlocked, and with a `gfp_mask` that never changes. It
+/// is not written back, so that nobody has to be told before a page of it is first written to.
 #[repr(transparent)]
 pub(crate) struct AddressSpace(Opaque<bindings::address_space>);
 

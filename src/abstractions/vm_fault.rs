@@ -11,7 +11,7 @@
 
 use super::folio::LockedFolio;
 use super::helpers;
-use core::ops::Deref;
+use core::marker::PhantomData;
 use kernel::bindings;
 use kernel::mm::virt::vm_flags_t;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
@@ -112,8 +112,9 @@ impl VmFault {
     /// it, for a write to a shared mapping as well. `None` where the touched page is not mapped by that.
     ///
     /// Nor where the window does not fit in one page table, or user space tracks single pages by
-    /// userfaultfd. Mirrors `filemap_map_pages()`. Does not sleep.
-    pub(crate) fn map_resident(&self, order: u32) -> Option<Installed> {
+    /// userfaultfd. For a page cache that wants no notice of a first write: a write marks the whole window
+    /// dirty. Bad memory is left out. Mirrors `filemap_map_pages()`. Does not sleep.
+    pub(crate) fn map_resident(&self, order: u32) -> Option<Installed<'_>> {
         // SAFETY: The VMA is valid and locked by the type invariant.
         let tracked = unsafe { helpers::abstractions_helper_uffd_disable_fault_around(self.vma()) };
         if order > PMD_ORDER || tracked || self.is_copy_on_write() {
@@ -121,19 +122,20 @@ impl VmFault {
         }
         let (first, pages) = self.window(order);
         let start = self.index() - ((self.address() - first) >> PAGE_SHIFT);
-        // SAFETY: The fault is valid, the window lies within its VMA and its page table, and no page of the
-        // file becomes writable through a private mapping.
+        // SAFETY: The fault is valid, the window lies within its VMA and its page table, no page of the file
+        // becomes writable through a private mapping, and by the invariant of `AddressSpace`, which the
+        // mapped file has, there is nobody who would have to be asked before one does.
         let reason =
             unsafe { bindings::filemap_map_pages(self.as_raw(), start, start + pages - 1) };
         let done = reason & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0;
-        done.then_some(Installed(reason))
+        done.then_some(Installed(reason, PhantomData))
     }
 
     /// Puts the answer of a handler into the form that the C side wants.
-    pub(super) fn finish(&self, outcome: FaultOutcome) -> bindings::vm_fault_t {
+    pub(super) fn finish(&self, outcome: FaultOutcome<'_>) -> bindings::vm_fault_t {
         let folio = match outcome {
             FaultOutcome::Present(folio) => folio,
-            FaultOutcome::Done(Installed(reason)) => return reason,
+            FaultOutcome::Done(Installed(reason, _)) => return reason,
             FaultOutcome::OutOfMemory => return bindings::vm_fault_reason_VM_FAULT_OOM,
             FaultOutcome::BusError => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
         };
@@ -156,11 +158,11 @@ impl VmFault {
 ///
 /// There is no "retry": that answer means that the handler has let go of a lock that its caller took,
 /// which nothing here can do yet. And no "major fault": nothing here reads pages from anywhere yet.
-pub(crate) enum FaultOutcome {
+pub(crate) enum FaultOutcome<'a> {
     /// The page is in memory: map it, and the rest of its folio.
     Present(LockedFolio),
     /// The kernel's own function has answered the fault.
-    Done(Installed),
+    Done(Installed<'a>),
     /// There is no memory for it; the out-of-memory handling decides.
     OutOfMemory,
     /// There is no such page: `SIGBUS`.
@@ -195,14 +197,26 @@ impl<'a> HugeFault<'a> {
         (fits && aligned).then_some(Self(fault))
     }
 
+    // No `Deref`: what answers a fault page by page is no answer to this one.
+
+    /// Returns the index of the touched page, see [`VmFault::index`].
+    pub(crate) fn index(&self) -> usize {
+        self.0.index()
+    }
+
+    /// Returns how the fault came, see [`VmFault::is_under_vma_lock`].
+    pub(crate) fn is_under_vma_lock(&self) -> bool {
+        self.0.is_under_vma_lock()
+    }
+
     /// Maps a whole folio with one entry.
     ///
     /// Falls back to single pages where the folio is not of that size, is not the one at this place of
     /// the file, or has bad memory in it; and where something is mapped there by now, be it single pages
     /// or the same folio write-protected. Mirrors `vmf_insert_folio_pmd()`.
-    pub(crate) fn insert(&self, folio: &LockedFolio) -> HugeFaultOutcome {
+    pub(crate) fn insert(&self, folio: &LockedFolio) -> HugeFaultOutcome<'a> {
         if folio.order() != PMD_ORDER
-            || !folio.holds(self.mapping(), self.index())
+            || !folio.holds(self.0.mapping(), self.index())
             || !folio.is_uptodate()
             || folio.is_poisoned()
         {
@@ -210,7 +224,7 @@ impl<'a> HugeFault<'a> {
         }
         // What is there already, a page table or this folio write-protected, is for the single page's fault.
         // SAFETY: The fault is valid by the type invariant.
-        if !unsafe { helpers::abstractions_helper_vmf_pmd_none(self.as_raw()) } {
+        if !unsafe { helpers::abstractions_helper_vmf_pmd_none(self.0.as_raw()) } {
             return HugeFaultOutcome::Fallback;
         }
         // Said to be for a read, even if it is for a write. Where it may be, the entry is writable all the
@@ -222,29 +236,21 @@ impl<'a> HugeFault<'a> {
         // index that belongs to the touched address; by the type invariants the entry stays within the
         // VMA, which is of a kind that can have it.
         let reason =
-            unsafe { bindings::vmf_insert_folio_pmd(self.as_raw(), folio.as_raw(), WRITE) };
-        HugeFaultOutcome::Done(Installed(reason))
-    }
-}
-
-impl Deref for HugeFault<'_> {
-    type Target = VmFault;
-
-    fn deref(&self) -> &VmFault {
-        self.0
+            unsafe { bindings::vmf_insert_folio_pmd(self.0.as_raw(), folio.as_raw(), WRITE) };
+        HugeFaultOutcome::Done(Installed(reason, PhantomData))
     }
 }
 
 /// What a handler for huge faults answers.
-pub(crate) enum HugeFaultOutcome {
+pub(crate) enum HugeFaultOutcome<'a> {
     /// The kernel's own function has answered the fault.
-    Done(Installed),
+    Done(Installed<'a>),
     /// Take the fault page by page. If something is wrong, that is the place to say so.
     Fallback,
 }
 
-impl HugeFaultOutcome {
-    /// Returns whether a huge entry was made.
+impl HugeFaultOutcome<'_> {
+    /// Returns whether the fault is answered.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Done(_))
     }
@@ -252,16 +258,20 @@ impl HugeFaultOutcome {
     /// Puts the answer into the form that the C side wants.
     pub(super) fn into_reason(self) -> bindings::vm_fault_t {
         match self {
-            Self::Done(Installed(reason)) => reason,
+            Self::Done(Installed(reason, _)) => reason,
             Self::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
         }
     }
 }
 
-/// Proof that a function of the kernel has dealt with the page tables, with its answer in it.
+/// Proof that a function of the kernel has dealt with the page tables for the fault `'a`, with its answer in
+/// it.
 ///
 /// To claim so without it having happened would fault for ever.
-pub(crate) struct Installed(bindings::vm_fault_t);
+pub(crate) struct Installed<'a>(bindings::vm_fault_t, PhantomData<&'a VmFault>);
+
+#[cfg(not(CONFIG_TRANSPARENT_HUGEPAGE))]
+compile_error!("huge faults need CONFIG_TRANSPARENT_HUGEPAGE");
 
 /// The order of a folio that one PMD entry maps: 9 on x86-64, for 2 MiB.
 pub(crate) const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;

@@ -26,12 +26,12 @@ pub(crate) trait VmOperations {
     /// Answers a touch of a page that is not mapped.
     ///
     /// Context: process, with the mmap lock or the VMA's lock held for reading; may sleep.
-    fn fault(file: &Self::File, fault: &VmFault) -> FaultOutcome;
+    fn fault<'a>(file: &Self::File, fault: &'a VmFault) -> FaultOutcome<'a>;
 
     /// Answers a touch where one entry can map a whole huge page.
     ///
     /// Context: as in [`Self::fault`].
-    fn huge_fault(_file: &Self::File, _fault: &HugeFault<'_>) -> HugeFaultOutcome {
+    fn huge_fault<'a>(_file: &Self::File, _fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }

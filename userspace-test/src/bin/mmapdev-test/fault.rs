@@ -3,14 +3,14 @@
 //! What a touch of a mapping costs and brings: folios, faults, frames.
 
 use crate::Test;
-use mmapdev_userspace::child::{self, Touch};
+use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::{pagemap, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::io::Errno;
-use rustix::mm::MapFlags;
+use rustix::mm::{Advice, MapFlags};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -258,6 +258,16 @@ pub(crate) const TESTS: &[Test] = &[
         "a_huge_fault_beside_a_new_page_table_is_answered_by_pages",
         HUGE,
         huge_fault_beside_a_page_table,
+    ),
+    Test::with(
+        "bad_memory_is_an_error_and_its_neighbours_are_not",
+        HUGE,
+        bad_memory,
+    ),
+    Test::with(
+        "bad_memory_is_an_error_and_its_neighbours_are_not_in_small_pages",
+        SMALL,
+        bad_memory,
     ),
     Test::with("a_batch_leaves_absent_pages_absent", SMALL, || {
         let device = Device::open()?;
@@ -523,5 +533,51 @@ fn huge_fault_beside_a_page_table() -> io::Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// One page goes bad: touching it is SIGBUS and reading it EIO, and all the others have what they had.
+fn bad_memory() -> io::Result<()> {
+    const BAD: usize = 37 * PAGE;
+    let device = Device::open()?;
+    Mapping::shared(&device, SIZE)?.touch_write(0, SIZE, 7);
+    // In a process of its own: whoever has the page mapped may be told by a signal.
+    let poisoner = Child::run(|| {
+        let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
+        mapping.touch_read(BAD, PAGE);
+        match mapping.advise(BAD, PAGE, Advice::LinuxHwPoison) {
+            Ok(()) => Vec::new(),
+            // The kernel has poisoned the page, and cannot say that nobody will come to it.
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Vec::new(),
+            Err(error) => error.to_string().into_bytes(),
+        }
+    })?;
+    let outcome = poisoner.wait(None)?;
+    let told = [
+        Outcome::Returned(Vec::new()),
+        Outcome::Killed(rustix::process::Signal::BUS.as_raw()),
+    ];
+    assert!(told.contains(&outcome), "{outcome:?}");
+
+    let mapping = Mapping::shared(&device, SIZE)?;
+    // A neighbour first, so that a batch could take the bad page along.
+    assert_eq!(mapping.load(BAD - PAGE), 7);
+    for write in [false, true] {
+        let touch = child::touch(mapping.address(BAD), write)?;
+        assert!(matches!(touch, Touch::BusError(_)), "{touch:?}");
+    }
+    let mut byte = [0];
+    for at in (0..SIZE).step_by(PAGE) {
+        let read = rustix::io::pread(&device, &mut byte, at as u64);
+        if at == BAD {
+            assert_eq!(read, Err(Errno::IO));
+        } else {
+            assert_eq!((read, byte), (Ok(1), [7]), "{at:#x}");
+            assert_eq!(mapping.load(at), 7, "{at:#x}");
+        }
+    }
+    // Nor does a read of everything give anything in its place.
+    let mut all = vec![0; SIZE];
+    assert_eq!(rustix::io::pread(&device, &mut all, 0), Ok(BAD));
     Ok(())
 }
