@@ -77,7 +77,7 @@ impl<B: Backing> Device<B> {
         if offset >= self.size() {
             return Err(ENXIO);
         }
-        let index = (offset >> PAGE_SHIFT) as usize;
+        let index = page_of(offset);
         let folio = self.pages().get_folio(index).ok_or(ENODATA)?;
         let frame = folio.frame() + (index - folio.index());
         Ok((frame as u64, folio.size() as u64))

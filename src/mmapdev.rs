@@ -70,9 +70,9 @@ struct Mmapdev {
 impl kernel::Module for Mmapdev {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let parameters = Parameters::check(
-            *module_parameters::size_mib.value_ref(),
-            *module_parameters::devices.value_ref(),
-            *module_parameters::huge.value_ref(),
+            module_parameters::size_mib.value(),
+            module_parameters::devices.value(),
+            module_parameters::huge.value(),
             system_memory::total_bytes(),
         )
         .map_err(|refusal| {

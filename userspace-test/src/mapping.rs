@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use std::sync::Mutex;
+use std::time::Instant;
 
 /// A mapping of a file, or of no file.
 #[derive(Debug)]
@@ -362,6 +363,22 @@ impl Mapping {
 
 fn count(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Waits for a word to become `value`, by loads alone: the clock, which may be a call into the kernel, is
+/// looked at only now and then. Returns whether the word did so before the deadline.
+pub fn wait_for(word: &AtomicU64, value: u64, deadline: Instant) -> bool {
+    loop {
+        for _ in 0..1 << 14 {
+            if word.load(Ordering::SeqCst) == value {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+    }
 }
 
 /// A part of a range: one byte, or eight that are aligned.

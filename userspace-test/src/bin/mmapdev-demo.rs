@@ -7,7 +7,7 @@
 use clap::Parser;
 use mmapdev_userspace::child::Child;
 use mmapdev_userspace::device::{self, Device};
-use mmapdev_userspace::mapping::Mapping;
+use mmapdev_userspace::mapping::{wait_for, Mapping};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::table::Table;
 use mmapdev_userspace::{abi, pagemap, KIB, MIB, PAGE};
@@ -328,20 +328,11 @@ impl Demo {
         ping.store(0, order);
         pong.store(0, order);
         let deadline = Instant::now() + Duration::from_secs(20);
-        let wait_for = |word: &std::sync::atomic::AtomicU64, value: u64| -> bool {
-            while word.load(order) != value {
-                if Instant::now() > deadline {
-                    return false;
-                }
-                std::hint::spin_loop();
-            }
-            true
-        };
         let (device, size) = (&self.device, self.size);
         let child = Child::run(|| {
             let own = Mapping::shared(device, size).expect("a mapping in another process");
             for round in 1..=ROUNDS {
-                if !wait_for(own.word(0), round) {
+                if !wait_for(own.word(0), round, deadline) {
                     break;
                 }
                 own.word(64).store(round, order);
@@ -351,7 +342,7 @@ impl Demo {
         let mut rounds = 0;
         while rounds < ROUNDS {
             ping.store(rounds + 1, order);
-            if !wait_for(pong, rounds + 1) {
+            if !wait_for(pong, rounds + 1, deadline) {
                 break;
             }
             rounds += 1;

@@ -22,9 +22,11 @@ mod sync;
 use libtest_mimic::{Arguments, Failed, Trial};
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::kernel_log::Mark;
+use mmapdev_userspace::mapping;
 use mmapdev_userspace::module::Loaded;
 use std::io;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 /// One promise and how it is put to the test.
 #[derive(Clone, Copy)]
@@ -100,6 +102,15 @@ impl Test {
         }
         error.map_or(Ok(()), |error| Err(io::Error::other(error)))
     }
+}
+
+/// Waits for another process or thread to give a word this value, without a call into the kernel.
+fn wait_for(word: &AtomicU64, value: u64) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    assert!(
+        mapping::wait_for(word, value, deadline),
+        "the word never became {value}"
+    );
 }
 
 fn main() {

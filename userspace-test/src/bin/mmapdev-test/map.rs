@@ -2,7 +2,7 @@
 
 //! Mapping a device in every way that a memfd can be mapped.
 
-use crate::Test;
+use crate::{wait_for, Test};
 use mmapdev_userspace::abi::HUGE_ALWAYS;
 use mmapdev_userspace::child::{self, Child, Touch};
 use mmapdev_userspace::device::Device;
@@ -14,8 +14,7 @@ use rustix::mm::{self, Advice, MapFlags, MlockAllFlags, MprotectFlags, ProtFlags
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
 
 const SIZE: usize = 4 * MIB;
 const PAGES: usize = SIZE / PAGE;
@@ -24,7 +23,6 @@ const SMALL: &str = "huge=0 size_mib=4";
 /// Of which the last MiB is half of a huge page.
 const ODD_HUGE: &str = "huge=1 size_mib=3";
 const ODD_SMALL: &str = "huge=0 size_mib=3";
-const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) const TESTS: &[Test] = &[
     Test::with("an_offset_shows_its_bytes", HUGE, offsets),
@@ -325,20 +323,6 @@ fn pread_word(device: &Device, page: usize) -> io::Result<u64> {
 fn pwrite_all(device: &Device, offset: usize, bytes: &[u8]) -> io::Result<()> {
     assert_eq!(pwrite(device, bytes, offset as u64)?, bytes.len());
     Ok(())
-}
-
-/// Waits for a word to become `value` without a call into the kernel, unless that takes long.
-fn wait_for(word: &AtomicU64, value: u64) {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        for _ in 0..1 << 14 {
-            if word.load(Ordering::SeqCst) == value {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        assert!(Instant::now() < deadline, "the word never became {value}");
-    }
 }
 
 fn offsets() -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 //! One device in several processes, through several nodes and through both kinds of access.
 
-use crate::Test;
+use crate::{wait_for, Test};
 use mmapdev_userspace::child::Child;
 use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
@@ -15,7 +15,7 @@ use rustix::time::Timespec;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const SIZE: usize = 4 * MIB;
@@ -110,20 +110,6 @@ pub(crate) const TESTS: &[Test] = &[
         race,
     ),
 ];
-
-/// Waits for a word to become `value` without a call into the kernel, unless that takes long.
-fn wait_for(word: &AtomicU64, value: u64) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        for _ in 0..1 << 14 {
-            if word.load(Ordering::SeqCst) == value {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        assert!(Instant::now() < deadline, "the word never became {value}");
-    }
-}
 
 /// The device, opened anew and mapped as a process does that knows of no other.
 fn map_anew(path: &str) -> Mapping {
