@@ -27,6 +27,8 @@ pub const BACKING_MEMORY: u32 = 1;
 pub const HUGE_NEVER: u32 = 0;
 /// The largest folio that fits size, alignment and free memory, up to 2 MiB on x86-64.
 pub const HUGE_ALWAYS: u32 = 1;
+/// As always, where a mapping was advised so by `madvise(MADV_HUGEPAGE)`; else as never.
+pub const HUGE_ADVISE: u32 = 2;
 
 /// What a device is.
 #[repr(C)]

@@ -6,6 +6,8 @@ pub(crate) mod memory;
 
 use crate::abstractions::folio::LockedFolio;
 use crate::abstractions::page_cache::{AddressSpace, Wait};
+use crate::abstractions::vm_fault::HugePageAdvice;
+use crate::parameters::Huge;
 use kernel::prelude::*;
 
 /// What keeps the bytes of a device.
@@ -19,10 +21,13 @@ pub(crate) trait Backing: Send + Sync + 'static {
     /// Returns the page cache that has the device's bytes.
     fn address_space(&self) -> &AddressSpace;
 
-    /// Returns whether whole huge pages may come, so that mappings are worth aligning.
-    fn has_huge_pages(&self) -> bool;
+    /// Returns when folios above the base size come.
+    fn huge(&self) -> Huge;
 
-    /// Finds the folio that holds page `index`, or brings it in.
+    /// Returns the bytes of the largest folio that may come.
+    fn largest_folio(&self) -> usize;
+
+    /// Finds the folio that holds page `index`, or brings one in, of a size that heeds the advice.
     ///
     /// Context: process, with no folio and no invalidate lock held. May sleep unless `wait` forbids it.
     ///
@@ -31,5 +36,5 @@ pub(crate) trait Backing: Send + Sync + 'static {
     /// - `ENXIO`: the page is beyond the end.
     /// - `ENOMEM`: there is no memory for it.
     /// - `EAGAIN`: it would have to wait.
-    fn folio(&self, index: usize, wait: Wait) -> Result<LockedFolio>;
+    fn folio(&self, index: usize, advice: HugePageAdvice, wait: Wait) -> Result<LockedFolio>;
 }

@@ -61,11 +61,7 @@ impl<B: Backing> Device<B> {
             device_size: self.size(),
             resident_bytes: self.pages().resident_bytes(),
             backing: B::KIND,
-            huge: if self.backing.has_huge_pages() {
-                abi::HUGE_ALWAYS
-            } else {
-                abi::HUGE_NEVER
-            },
+            huge: self.backing.huge().to_abi(),
             ..Default::default()
         }
     }

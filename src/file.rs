@@ -13,12 +13,13 @@
 use crate::abstractions::file_operations::{FileOperations, Seek, SpliceRead, Whence};
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait};
 use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::abstractions::vm_fault::PMD_SIZE;
 use crate::abstractions::{iov, sched};
 use crate::backing::Backing;
 use crate::counters::Event;
 use crate::device::{page_of, start_of, Device};
 use crate::extent::{bytes_before, offsets_exist};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, SmallMapping};
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
@@ -48,7 +49,11 @@ impl<B: Backing> FileOperations for Device<B> {
             return Err(EOVERFLOW);
         }
         // A mapping may reach beyond the end, as that of any file: a touch there is SIGBUS.
-        desc.set_operations::<Mapping<B>>();
+        if self.backing().largest_folio() < PMD_SIZE {
+            desc.set_operations::<SmallMapping<B>>();
+        } else {
+            desc.set_operations::<Mapping<B>>();
+        }
         Ok(())
     }
 

@@ -29,13 +29,15 @@ mod parameters;
 use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};
 use abstractions::system_memory;
+use abstractions::vm_fault::PMD_ORDER;
 use backing::memory::Memory;
 use counters::Counters;
 use device::Device;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
-use parameters::{Parameters, Refusal};
+use parameters::{Machine, Parameters, Refusal, Values};
 
 module! {
     type: Mmapdev,
@@ -54,7 +56,11 @@ module! {
         },
         huge: u32 {
             default: 1,
-            description: "1: huge pages where they fit (default), 0: pages of 4 KiB only",
+            description: "Large folios: 0 never, 1 where they fit (default), 2 where madvise() asks for them",
+        },
+        folio_kib: u64 {
+            default: 2048,
+            description: "The largest folio in KiB, a power of two (default 2048)",
         },
     },
 }
@@ -69,17 +75,24 @@ struct Mmapdev {
 
 impl kernel::Module for Mmapdev {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let parameters = Parameters::check(
-            module_parameters::size_mib.value(),
-            module_parameters::devices.value(),
-            module_parameters::huge.value(),
-            system_memory::total_bytes(),
-        )
-        .map_err(|refusal| {
+        let values = Values {
+            size_mib: module_parameters::size_mib.value(),
+            devices: module_parameters::devices.value(),
+            huge: module_parameters::huge.value(),
+            folio_kib: module_parameters::folio_kib.value(),
+        };
+        let machine = Machine {
+            memory: system_memory::total_bytes(),
+            page: PAGE_SIZE as u64,
+            largest_order: PMD_ORDER,
+        };
+        let parameters = Parameters::check(&values, &machine).map_err(|refusal| {
             pr_err!("{refusal}\n");
             match refusal {
                 Refusal::TooLarge { .. } => ENOMEM,
-                Refusal::NoSize | Refusal::Devices(_) | Refusal::Huge(_) => EINVAL,
+                Refusal::NoSize | Refusal::Devices(_) | Refusal::Huge(_) | Refusal::Folio(_) => {
+                    EINVAL
+                }
             }
         })?;
 
@@ -112,8 +125,13 @@ impl kernel::Module for Mmapdev {
 
 fn make_device(mount: &Arc<PseudoMount>, parameters: &Parameters) -> Result<Arc<Device<Memory>>> {
     let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
-    let (size, huge) = (parameters.size, parameters.huge);
-    let memory = Memory::new(mount.clone(), size, huge, counters.clone());
+    let memory = Memory::new(
+        mount.clone(),
+        parameters.size,
+        parameters.huge,
+        parameters.max_order,
+        counters.clone(),
+    );
     Device::new(memory, counters)
 }
 

@@ -2,6 +2,7 @@
 
 //! What the module's parameters may be, without a kernel: tested on the host as well.
 
+use crate::abi;
 use core::fmt;
 
 /// How many devices one module can be told to make at load time.
@@ -14,8 +15,71 @@ pub(crate) struct Parameters {
     pub(crate) size: u64,
     /// How many devices there are: 1 to [`MAX_DEVICES`].
     pub(crate) devices: u32,
-    /// Whether the devices use huge pages where they fit.
-    pub(crate) huge: bool,
+    /// When folios above the base size are used.
+    pub(crate) huge: Huge,
+    /// The order of the largest folio.
+    pub(crate) max_order: u32,
+}
+
+/// When a device uses folios above the base size; [`abi::HUGE_NEVER`] and so on in the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Huge {
+    /// Never.
+    Never,
+    /// Wherever they fit, and nobody has advised against it.
+    Always,
+    /// Where a mapping has been advised so (`MADV_HUGEPAGE`).
+    Advise,
+}
+
+impl Huge {
+    /// Returns what a number of the interface means; `None` for one that it does not have.
+    pub(crate) const fn from_abi(value: u32) -> Option<Self> {
+        match value {
+            abi::HUGE_NEVER => Some(Self::Never),
+            abi::HUGE_ALWAYS => Some(Self::Always),
+            abi::HUGE_ADVISE => Some(Self::Advise),
+            _ => None,
+        }
+    }
+
+    /// Returns the number of the interface.
+    pub(crate) const fn to_abi(self) -> u32 {
+        match self {
+            Self::Never => abi::HUGE_NEVER,
+            Self::Always => abi::HUGE_ALWAYS,
+            Self::Advise => abi::HUGE_ADVISE,
+        }
+    }
+}
+
+/// Returns the order of a folio of `bytes` bytes, from one page to the largest of `2^largest` pages; `None`
+/// where there is none of that size.
+pub(crate) const fn folio_order(bytes: u64, page: u64, largest: u32) -> Option<u32> {
+    if !bytes.is_power_of_two() || bytes < page || bytes / page > 1 << largest {
+        return None;
+    }
+    Some((bytes / page).ilog2())
+}
+
+/// The module's parameters as they were given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Values {
+    pub(crate) size_mib: u64,
+    pub(crate) devices: u32,
+    pub(crate) huge: u32,
+    pub(crate) folio_kib: u64,
+}
+
+/// What a machine can give.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// Bytes of memory.
+    pub(crate) memory: u64,
+    /// Bytes in a page.
+    pub(crate) page: u64,
+    /// The order of the largest folio that one page-table entry maps.
+    pub(crate) largest_order: u32,
 }
 
 /// Why parameters are refused.
@@ -25,8 +89,10 @@ pub(crate) enum Refusal {
     NoSize,
     /// `devices` is 0 or above [`MAX_DEVICES`].
     Devices(u32),
-    /// `huge` is neither 0 nor 1.
+    /// `huge` is none of 0, 1 and 2.
     Huge(u32),
+    /// `folio_kib` is no size of a folio.
+    Folio(u64),
     /// The devices would not fit in the machine's memory.
     TooLarge {
         /// Mebibytes in the machine.
@@ -35,35 +101,38 @@ pub(crate) enum Refusal {
 }
 
 impl Parameters {
-    /// Checks the values of the parameters `size_mib`, `devices` and `huge` on a machine with `memory`
-    /// bytes.
-    pub(crate) fn check(
-        size_mib: u64,
-        devices: u32,
-        huge: u32,
-        memory: u64,
-    ) -> Result<Self, Refusal> {
+    /// Checks the values of the module's parameters on this machine.
+    pub(crate) fn check(values: &Values, machine: &Machine) -> Result<Self, Refusal> {
+        let &Values {
+            size_mib,
+            devices,
+            huge,
+            folio_kib,
+        } = values;
         if size_mib == 0 {
             return Err(Refusal::NoSize);
         }
         if devices == 0 || devices > MAX_DEVICES {
             return Err(Refusal::Devices(devices));
         }
-        if huge > 1 {
-            return Err(Refusal::Huge(huge));
-        }
+        let huge = Huge::from_abi(huge).ok_or(Refusal::Huge(huge))?;
+        let max_order = folio_kib
+            .checked_mul(1 << 10)
+            .and_then(|bytes| folio_order(bytes, machine.page, machine.largest_order))
+            .ok_or(Refusal::Folio(folio_kib))?;
         let too_large = Refusal::TooLarge {
-            memory_mib: memory >> 20,
+            memory_mib: machine.memory >> 20,
         };
         let size = size_mib.checked_mul(1 << 20).ok_or(too_large)?;
         let total = size.checked_mul(devices.into()).ok_or(too_large)?;
-        if total > memory {
+        if total > machine.memory {
             return Err(too_large);
         }
         Ok(Self {
             size,
             devices,
-            huge: huge == 1,
+            huge,
+            max_order,
         })
     }
 }
@@ -75,7 +144,11 @@ impl fmt::Display for Refusal {
             Self::Devices(devices) => write!(f, "devices={devices}: choose 1 to {MAX_DEVICES}"),
             Self::Huge(huge) => write!(
                 f,
-                "huge={huge}: choose 0 (4 KiB pages only) or 1 (up to 2 MiB where they fit)"
+                "huge={huge}: choose 0 (small pages only), 1 (large folios where they fit) or 2 (where madvise() asks for them)"
+            ),
+            Self::Folio(kib) => write!(
+                f,
+                "folio_kib={kib}: choose a power of two from the size of a page to that of a huge page, such as 64 or 2048"
             ),
             Self::TooLarge { memory_mib } => write!(
                 f,
@@ -89,41 +162,87 @@ impl fmt::Display for Refusal {
 mod tests {
     use super::*;
 
-    const MEMORY: u64 = 1 << 30;
+    const MACHINE: Machine = Machine {
+        memory: 1 << 30,
+        page: 4096,
+        largest_order: 9,
+    };
+    const DEFAULTS: Values = Values {
+        size_mib: 64,
+        devices: 1,
+        huge: 1,
+        folio_kib: 2048,
+    };
+
+    fn check(values: Values) -> Result<Parameters, Refusal> {
+        Parameters::check(&values, &MACHINE)
+    }
+
+    fn sizes(size_mib: u64, devices: u32) -> Result<Parameters, Refusal> {
+        check(Values {
+            size_mib,
+            devices,
+            ..DEFAULTS
+        })
+    }
 
     #[test]
     fn the_defaults_pass() {
-        let parameters = Parameters::check(64, 1, 1, MEMORY).unwrap();
+        let parameters = check(DEFAULTS).unwrap();
         assert_eq!(parameters.size, 64 << 20);
         assert_eq!(parameters.devices, 1);
-        assert!(parameters.huge);
+        assert_eq!(parameters.huge, Huge::Always);
+        assert_eq!(parameters.max_order, 9);
     }
 
     #[test]
     fn all_memory_passes_and_one_more_mebibyte_does_not() {
-        assert!(Parameters::check(1024, 1, 0, MEMORY).is_ok());
-        assert!(Parameters::check(512, 2, 0, MEMORY).is_ok());
+        assert!(sizes(1024, 1).is_ok());
+        assert!(sizes(512, 2).is_ok());
         let too_large = Err(Refusal::TooLarge { memory_mib: 1024 });
-        assert_eq!(Parameters::check(1025, 1, 0, MEMORY), too_large);
-        assert_eq!(Parameters::check(512, 3, 0, MEMORY), too_large);
+        assert_eq!(sizes(1025, 1), too_large);
+        assert_eq!(sizes(512, 3), too_large);
     }
 
     #[test]
     fn sizes_that_overflow_are_too_large() {
         let too_large = Err(Refusal::TooLarge { memory_mib: 1024 });
-        assert_eq!(Parameters::check(u64::MAX, 1, 0, MEMORY), too_large);
-        assert_eq!(Parameters::check(1 << 44, 1, 0, MEMORY), too_large);
-        assert_eq!(Parameters::check((1 << 44) - 1, 1024, 0, MEMORY), too_large);
+        assert_eq!(sizes(u64::MAX, 1), too_large);
+        assert_eq!(sizes(1 << 44, 1), too_large);
+        assert_eq!(sizes((1 << 44) - 1, 1024), too_large);
     }
 
     #[test]
     fn nothing_and_too_many_are_refused() {
-        assert_eq!(Parameters::check(0, 1, 1, MEMORY), Err(Refusal::NoSize));
-        assert_eq!(Parameters::check(1, 0, 1, MEMORY), Err(Refusal::Devices(0)));
-        assert_eq!(
-            Parameters::check(1, 1025, 1, MEMORY),
-            Err(Refusal::Devices(1025))
-        );
-        assert_eq!(Parameters::check(1, 1, 2, MEMORY), Err(Refusal::Huge(2)));
+        assert_eq!(sizes(0, 1), Err(Refusal::NoSize));
+        assert_eq!(sizes(1, 0), Err(Refusal::Devices(0)));
+        assert_eq!(sizes(1, 1025), Err(Refusal::Devices(1025)));
+    }
+
+    #[test]
+    fn there_are_three_choices_of_huge() {
+        let huge = |huge| check(Values { huge, ..DEFAULTS }).map(|checked| checked.huge);
+        assert_eq!(huge(0), Ok(Huge::Never));
+        assert_eq!(huge(1), Ok(Huge::Always));
+        assert_eq!(huge(2), Ok(Huge::Advise));
+        assert_eq!(huge(3), Err(Refusal::Huge(3)));
+        assert_eq!(huge(u32::MAX), Err(Refusal::Huge(u32::MAX)));
+    }
+
+    #[test]
+    fn a_folio_is_a_power_of_two_from_a_page_to_a_huge_page() {
+        let order = |folio_kib| {
+            check(Values {
+                folio_kib,
+                ..DEFAULTS
+            })
+            .map(|checked| checked.max_order)
+        };
+        assert_eq!(order(4), Ok(0));
+        assert_eq!(order(64), Ok(4));
+        assert_eq!(order(2048), Ok(9));
+        for bad in [0, 1, 2, 63, 65, 4096, 1 << 54, u64::MAX] {
+            assert_eq!(order(bad), Err(Refusal::Folio(bad)));
+        }
     }
 }

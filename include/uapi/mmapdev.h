@@ -38,6 +38,8 @@ enum mmapdev_huge {
 	MMAPDEV_HUGE_NEVER = 0,
 	/** The largest folio that fits size, alignment and free memory, up to 2 MiB on x86-64. */
 	MMAPDEV_HUGE_ALWAYS = 1,
+	/** As always, where a mapping was advised so by madvise(MADV_HUGEPAGE); else as never. */
+	MMAPDEV_HUGE_ADVISE = 2,
 };
 
 /** struct mmapdev_info - what a device is (MMAPDEV_IOC_INFO). */

@@ -343,8 +343,9 @@ impl<F: FileOperations> FileOperationsTable<F> {
         unsafe {
             (*file).private_data = data.into_foreign();
             helpers::abstractions_helper_file_set_mapping(file, mapping);
-            // What the trait promises of every file, see `FileOperations::open`.
-            helpers::abstractions_helper_file_set_nowait_direct_and_atomic_position(file);
+            // What the trait promises of every file, see `FileOperations::open`. And "no reuse", by which
+            // unmapping does not spend time on how recently pages were used, that are never reclaimed.
+            helpers::abstractions_helper_file_set_modes(file);
         }
         0
     }

@@ -205,9 +205,14 @@ bool abstractions_helper_uffd_disable_fault_around(struct vm_area_struct *vma)
 	return uffd_disable_fault_around(vma);
 }
 
-bool abstractions_helper_vmf_pmd_none(const struct vm_fault *vmf)
+bool abstractions_helper_vma_thp_disabled(struct vm_area_struct *vma)
 {
-	return pmd_none(pmdp_get_lockless(vmf->pmd));
+	return vma_thp_disabled(vma, vma->vm_flags, false);
+}
+
+bool abstractions_helper_pmd_none(pmd_t *pmd)
+{
+	return pmd_none(pmdp_get_lockless(pmd));
 }
 
 /* file_operations.rs */
@@ -218,9 +223,9 @@ void abstractions_helper_file_set_mapping(struct file *file, struct address_spac
 	file->f_wb_err = filemap_sample_wb_err(mapping);
 }
 
-void abstractions_helper_file_set_nowait_direct_and_atomic_position(struct file *file)
+void abstractions_helper_file_set_modes(struct file *file)
 {
-	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS;
+	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS | FMODE_NOREUSE;
 }
 
 /* per_cpu_counters.rs */

@@ -105,16 +105,15 @@ extern "C" {
     pub(super) fn abstractions_helper_uffd_disable_fault_around(
         vma: *mut bindings::vm_area_struct,
     ) -> bool;
-    pub(super) fn abstractions_helper_vmf_pmd_none(fault: *const bindings::vm_fault) -> bool;
+    pub(super) fn abstractions_helper_vma_thp_disabled(vma: *mut bindings::vm_area_struct) -> bool;
+    pub(super) fn abstractions_helper_pmd_none(pmd: *mut bindings::pmd_t) -> bool;
 
     // file_operations.rs
     pub(super) fn abstractions_helper_file_set_mapping(
         file: *mut bindings::file,
         mapping: *mut bindings::address_space,
     );
-    pub(super) fn abstractions_helper_file_set_nowait_direct_and_atomic_position(
-        file: *mut bindings::file,
-    );
+    pub(super) fn abstractions_helper_file_set_modes(file: *mut bindings::file);
 
     // per_cpu_counters.rs
     pub(super) fn abstractions_helper_alloc_percpu(size: usize, align: usize) -> *mut c_void;

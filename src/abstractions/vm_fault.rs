@@ -12,7 +12,9 @@
 use super::folio::LockedFolio;
 use super::helpers;
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 use kernel::bindings;
+use kernel::error::from_err_ptr;
 use kernel::mm::virt::vm_flags_t;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::types::Opaque;
@@ -73,6 +75,20 @@ impl VmFault {
         self.has_flag(bindings::fault_flag_FAULT_FLAG_VMA_LOCK)
     }
 
+    /// Returns what the program has said about huge pages in this mapping.
+    ///
+    /// Mirrors `vma_thp_disabled()` and `VM_HUGEPAGE`.
+    pub(crate) fn huge_page_advice(&self) -> HugePageAdvice {
+        // SAFETY: The VMA is valid and locked by the type invariant.
+        if unsafe { helpers::abstractions_helper_vma_thp_disabled(self.vma()) } {
+            HugePageAdvice::Against
+        } else if self.vma_flags() & bindings::VM_HUGEPAGE as vm_flags_t != 0 {
+            HugePageAdvice::For
+        } else {
+            HugePageAdvice::None
+        }
+    }
+
     /// Returns whether the fault writes to a private mapping: what is mapped is then a copy.
     fn is_copy_on_write(&self) -> bool {
         self.is_write() && self.vma_flags() & kernel::mm::virt::flags::SHARED == 0
@@ -87,6 +103,13 @@ impl VmFault {
     fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: The VMA is valid and maps a file by the type invariant.
         unsafe { (*(*self.vma()).vm_file).f_mapping }
+    }
+
+    /// Returns how many pages the mapped file has, a last one that is not whole included.
+    fn pages_in_file(&self) -> usize {
+        // SAFETY: The mapped file's inode is alive while the VMA is.
+        let size = unsafe { helpers::abstractions_helper_i_size_read((*self.mapping()).host) };
+        (size as usize).div_ceil(PAGE_SIZE)
     }
 
     /// Returns the pages of the window of `2^order` pages around the touched one that lie in the VMA, as a
@@ -154,6 +177,17 @@ impl VmFault {
     }
 }
 
+/// What a program has said about huge pages in a mapping.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HugePageAdvice {
+    /// Nothing.
+    None,
+    /// It wants them: `MADV_HUGEPAGE`.
+    For,
+    /// It wants none: `MADV_NOHUGEPAGE`, or `prctl(PR_SET_THP_DISABLE)` for all of the program.
+    Against,
+}
+
 /// What a fault handler answers, mirroring `enum vm_fault_reason`.
 ///
 /// There is no "retry": that answer means that the handler has let go of a lock that its caller took,
@@ -204,6 +238,11 @@ impl<'a> HugeFault<'a> {
         self.0.index()
     }
 
+    /// Returns what the program has said, see [`VmFault::huge_page_advice`].
+    pub(crate) fn huge_page_advice(&self) -> HugePageAdvice {
+        self.0.huge_page_advice()
+    }
+
     /// Returns how the fault came, see [`VmFault::is_under_vma_lock`].
     pub(crate) fn is_under_vma_lock(&self) -> bool {
         self.0.is_under_vma_lock()
@@ -212,19 +251,15 @@ impl<'a> HugeFault<'a> {
     /// Maps a whole folio with one entry.
     ///
     /// Falls back to single pages where the folio is not of that size, is not the one at this place of
-    /// the file, or has bad memory in it; and where something is mapped there by now, be it single pages
+    /// the file, reaches beyond its end, or has bad memory in it; and where something is mapped there by now, be it single pages
     /// or the same folio write-protected. Mirrors `vmf_insert_folio_pmd()`.
     pub(crate) fn insert(&self, folio: &LockedFolio) -> HugeFaultOutcome<'a> {
-        if folio.order() != PMD_ORDER
-            || !folio.holds(self.0.mapping(), self.index())
-            || !folio.is_uptodate()
-            || folio.is_poisoned()
-        {
+        if !self.can_insert(folio, self.index()) {
             return HugeFaultOutcome::Fallback;
         }
         // What is there already, a page table or this folio write-protected, is for the single page's fault.
         // SAFETY: The fault is valid by the type invariant.
-        if !unsafe { helpers::abstractions_helper_vmf_pmd_none(self.0.as_raw()) } {
+        if !unsafe { helpers::abstractions_helper_pmd_none((*self.0.as_raw()).pmd) } {
             return HugeFaultOutcome::Fallback;
         }
         // Said to be for a read, even if it is for a write. Where it may be, the entry is writable all the
@@ -238,6 +273,78 @@ impl<'a> HugeFault<'a> {
         let reason =
             unsafe { bindings::vmf_insert_folio_pmd(self.0.as_raw(), folio.as_raw(), WRITE) };
         HugeFaultOutcome::Done(Installed(reason, PhantomData))
+    }
+
+    /// Maps what is in memory of the other huge pages in the window of `2^order` huge pages of the file around
+    /// the touched one, each with one entry, where that can be done without waiting for anything.
+    ///
+    /// What [`VmFault::map_resident`] is to small pages: a touch of theirs needs no fault then. Nothing is
+    /// mapped where user space tracks single pages by userfaultfd. Does not sleep.
+    pub(crate) fn insert_resident_neighbours(&self, order: u32) {
+        // SAFETY: The VMA is valid and locked by the type invariant of the fault.
+        let tracked =
+            unsafe { helpers::abstractions_helper_uffd_disable_fault_around(self.0.vma()) };
+        if tracked {
+            return;
+        }
+        let touched = self.index() >> PMD_ORDER;
+        let first = touched >> order << order;
+        for number in first..first + (1 << order) {
+            if number != touched {
+                self.insert_resident(number as isize - touched as isize);
+            }
+        }
+    }
+
+    /// Maps the huge folio that is `distance` huge pages away from the touched one, unless something is in the
+    /// way: the end of the VMA or of the table of entries, an entry that is there, a folio that is not, or its
+    /// lock.
+    fn insert_resident(&self, distance: isize) {
+        let touched = self.0.address() & !(PMD_SIZE - 1);
+        let start = touched.wrapping_add_signed(distance * PMD_SIZE as isize);
+        let (vma_start, vma_end) = self.0.vma_range();
+        if start < vma_start || start >= vma_end || vma_end - start < PMD_SIZE {
+            return;
+        }
+        if start / PMD_TABLE_SIZE != touched / PMD_TABLE_SIZE {
+            return;
+        }
+        // SAFETY: The fault is valid by the type invariant; it is plain data, copied to be changed.
+        let mut neighbour = unsafe { self.0.as_raw().read() };
+        neighbour.pmd = neighbour.pmd.wrapping_offset(distance);
+        // SAFETY: The entry is in the table that the touched one is in, which stays for as long as the VMA is
+        // locked.
+        if !unsafe { helpers::abstractions_helper_pmd_none(neighbour.pmd) } {
+            return;
+        }
+        let index = (self.index() & !((1 << PMD_ORDER) - 1))
+            .wrapping_add_signed(distance << PMD_ORDER as isize);
+        // SAFETY: The VMA keeps the mapped file, and that its address space.
+        let found =
+            unsafe { helpers::abstractions_helper_filemap_trylock_folio(self.0.mapping(), index) };
+        let Some(found) = from_err_ptr(found).ok().and_then(NonNull::new) else {
+            return;
+        };
+        // SAFETY: A returned folio comes with a reference and its lock.
+        let folio = unsafe { LockedFolio::from_raw(found) };
+        if !self.can_insert(&folio, index) {
+            return;
+        }
+        neighbour.__bindgen_anon_1.address = start;
+        neighbour.__bindgen_anon_1.pgoff = index;
+        // SAFETY: As in `insert`, for the copy: the entry is that of the address, the whole huge page lies in the
+        // VMA, and the folio is the one of that place in the file. If there is something by now, that stays.
+        unsafe { bindings::vmf_insert_folio_pmd(&raw mut neighbour, folio.as_raw(), false) };
+    }
+
+    /// Returns whether a folio is one that a single entry may map for page `index` of the file: the whole of it
+    /// is in the file, and good.
+    fn can_insert(&self, folio: &LockedFolio, index: usize) -> bool {
+        folio.order() == PMD_ORDER
+            && folio.holds(self.0.mapping(), index)
+            && folio.is_uptodate()
+            && !folio.is_poisoned()
+            && folio.index() + (1 << PMD_ORDER) <= self.0.pages_in_file()
     }
 }
 
@@ -275,3 +382,9 @@ compile_error!("huge faults need CONFIG_TRANSPARENT_HUGEPAGE");
 
 /// The order of a folio that one PMD entry maps: 9 on x86-64, for 2 MiB.
 pub(crate) const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
+
+/// Bytes that one PMD entry maps.
+pub(crate) const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
+
+/// Bytes that the entries of one table of PMD entries map.
+const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;

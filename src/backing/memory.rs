@@ -15,9 +15,10 @@ use crate::abstractions::page_cache::{
     Added, AddressSpace, AddressSpaceOperations, PageCache, Wait,
 };
 use crate::abstractions::pseudo_fs::PseudoMount;
-use crate::abstractions::vm_fault::PMD_ORDER;
+use crate::abstractions::vm_fault::HugePageAdvice;
 use crate::counters::{Counters, Event};
 use crate::extent;
+use crate::parameters::Huge;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -32,20 +33,23 @@ pub(crate) struct Memory {
 impl Memory {
     /// Makes a backing of `size` bytes that holds no memory yet.
     ///
-    /// With `huge`, memory comes in folios as large as fit. Fails with `ENOMEM` and `EFBIG`.
+    /// Its folios are as large as fit, up to `2^max_order` pages, when `huge` says so, else single pages.
+    /// Fails with `ENOMEM` and `EFBIG`.
     pub(crate) fn new(
         mount: Arc<PseudoMount>,
         size: u64,
-        huge: bool,
+        huge: Huge,
+        max_order: u32,
         counters: Arc<Counters>,
     ) -> impl PinInit<Self, Error> {
-        let max_order = if huge { PMD_ORDER } else { 0 };
         let operations = MemoryOperations {
+            huge,
             max_order,
             counters,
         };
+        let large_folios = huge != Huge::Never && max_order > 0;
         try_pin_init!(Self {
-            cache <- PageCache::new_in_memory(mount, size, huge, operations),
+            cache <- PageCache::new_in_memory(mount, size, large_folios, operations),
         }? Error)
     }
 }
@@ -57,48 +61,76 @@ impl Backing for Memory {
         &self.cache
     }
 
-    fn has_huge_pages(&self) -> bool {
-        self.cache.operations().max_order(&self.cache) == PMD_ORDER
+    fn huge(&self) -> Huge {
+        self.cache.operations().huge
     }
 
-    fn folio(&self, index: usize, wait: Wait) -> Result<LockedFolio> {
-        MemoryOperations::folio(&self.cache, index, wait)
+    fn largest_folio(&self) -> usize {
+        match self.huge() {
+            Huge::Never => PAGE_SIZE,
+            Huge::Always | Huge::Advise => PAGE_SIZE << MemoryOperations::max_order(&self.cache),
+        }
+    }
+
+    fn folio(&self, index: usize, advice: HugePageAdvice, wait: Wait) -> Result<LockedFolio> {
+        MemoryOperations::folio(&self.cache, index, advice, wait)
     }
 }
 
 /// What the page cache of a memory backing knows.
 struct MemoryOperations {
+    huge: Huge,
     max_order: u32,
     counters: Arc<Counters>,
 }
 
 impl MemoryOperations {
     /// Returns the order of the largest folio that this backing asks for and its page cache takes.
-    fn max_order(&self, cache: &PageCache<Self>) -> u32 {
-        self.max_order.min(cache.max_order())
+    fn max_order(cache: &PageCache<Self>) -> u32 {
+        cache.operations().max_order.min(cache.max_order())
     }
 
-    fn folio(cache: &PageCache<Self>, index: usize, wait: Wait) -> Result<LockedFolio> {
+    /// Returns the order of the largest folio to ask for when a touch comes with this advice.
+    fn wanted_order(cache: &PageCache<Self>, advice: HugePageAdvice) -> u32 {
+        match (cache.operations().huge, advice) {
+            (Huge::Never, _) | (_, HugePageAdvice::Against) => 0,
+            (Huge::Advise, HugePageAdvice::None) => 0,
+            (Huge::Advise, HugePageAdvice::For) | (Huge::Always, _) => Self::max_order(cache),
+        }
+    }
+
+    fn folio(
+        cache: &PageCache<Self>,
+        index: usize,
+        advice: HugePageAdvice,
+        wait: Wait,
+    ) -> Result<LockedFolio> {
+        let max_order = Self::wanted_order(cache, advice);
         loop {
             if let Some(folio) = cache.lock_folio(index, wait)? {
                 // It may have been cut off between the look-up and the lock.
                 Self::check_within(cache, index)?;
                 return Ok(folio);
             }
-            if let Some(folio) = Self::bring_in(cache, index, wait)? {
+            if let Some(folio) = Self::bring_in(cache, index, max_order, wait)? {
                 return Ok(folio);
             }
             // Somebody else has just brought it in.
         }
     }
 
-    /// Adds the largest folio around page `index` that fits, or returns `None` where the page is there
-    /// already.
-    fn bring_in(cache: &PageCache<Self>, index: usize, wait: Wait) -> Result<Option<LockedFolio>> {
+    /// Adds the largest folio around page `index` that fits, of `2^max_order` pages at most, or returns `None`
+    /// where the page is there already.
+    fn bring_in(
+        cache: &PageCache<Self>,
+        index: usize,
+        max_order: u32,
+        wait: Wait,
+    ) -> Result<Option<LockedFolio>> {
         let this = cache.operations();
         let guard = cache.lock_shared_against_invalidation(wait)?;
         let pages = Self::check_within(cache, index)?;
-        for order in extent::orders_around(index, pages, this.max_order(cache)) {
+        for order in extent::orders_around(index, pages, max_order) {
             match guard.add_zeroed_folio(extent::align_down(index, order), order, wait) {
                 Ok(Added::Here(folio)) => {
                     // There is nowhere to write it back to: dirty means that it is not dropped.
@@ -139,7 +171,8 @@ impl AddressSpaceOperations for MemoryOperations {
         _len: usize,
         wait: Wait,
     ) -> Result<LockedFolio> {
-        let folio = Self::folio(cache, index, wait)?;
+        // Nobody has given advice: a write() comes through no mapping.
+        let folio = Self::folio(cache, index, HugePageAdvice::None, wait)?;
         if folio.is_poisoned() {
             return Err(EIO);
         }

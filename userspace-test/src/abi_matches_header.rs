@@ -160,6 +160,7 @@ fn constants_have_the_headers_names_and_values() {
         ("BACKING_MEMORY", abi::BACKING_MEMORY),
         ("HUGE_NEVER", abi::HUGE_NEVER),
         ("HUGE_ALWAYS", abi::HUGE_ALWAYS),
+        ("HUGE_ADVISE", abi::HUGE_ADVISE),
         ("INFO_SIZE_VER0", abi::INFO_SIZE_VER0 as u32),
         ("COUNTERS_SIZE_VER0", abi::COUNTERS_SIZE_VER0 as u32),
         ("FRAME_SIZE_VER0", abi::FRAME_SIZE_VER0 as u32),

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::{fs, io};
 
-/// The fields of `/proc/self/smaps`, in bytes, of the mapping that holds an address.
+/// The fields of `/proc/self/smaps`, sizes in bytes, of the mapping that holds an address.
 pub fn of(address: usize) -> io::Result<HashMap<String, u64>> {
     let text = fs::read_to_string("/proc/self/smaps")?;
     parse(&text, address).ok_or_else(|| io::Error::other("no mapping at that address"))
@@ -30,12 +30,12 @@ fn parse(text: &str, address: usize) -> Option<HashMap<String, u64>> {
                 fields = Some(HashMap::new());
             }
         } else if let (Some(fields), Some((name, value))) = (&mut fields, line.split_once(':')) {
-            let kib = value
-                .trim()
-                .strip_suffix(" kB")
-                .and_then(|number| number.parse::<u64>().ok());
-            if let Some(kib) = kib {
-                fields.insert(name.to_string(), kib << 10);
+            let (number, unit) = match value.trim().strip_suffix(" kB") {
+                Some(number) => (number, 1 << 10),
+                None => (value.trim(), 1),
+            };
+            if let Ok(number) = number.parse::<u64>() {
+                fields.insert(name.to_string(), number * unit);
             }
         }
     }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod fault;
+mod huge;
 mod ioctl;
 mod load;
 mod map;
@@ -119,11 +120,12 @@ fn main() {
     // process of one thread may.
     arguments.test_threads = Some(1);
 
-    let areas: [(&str, &[Test]); 10] = [
+    let areas: [(&str, &[Test]); 11] = [
         ("load", load::TESTS),
         ("open", open::TESTS),
         ("map", map::TESTS),
         ("fault", fault::TESTS),
+        ("huge", huge::TESTS),
         ("share", share::TESTS),
         ("read_write", read_write::TESTS),
         ("seek", seek::TESTS),
