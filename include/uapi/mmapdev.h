@@ -1,9 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * The ioctl interface of the mmapdev devices, /dev/mmapdev0 and its siblings.
+ * The ioctl interface of the mmapdev devices, /dev/mmapdev0 and its siblings, and of the node that makes
+ * and ends them, /dev/mmapdev-control.
  *
  * Everything else a device does, it does through the ordinary file calls: open(), mmap(), read(),
- * write(), lseek(), fsync(), splice().
+ * write(), lseek(), fsync(), splice(), poll().
+ *
+ * A device has a name, by which the control node knows it: 1 to 63 of the characters A-Z a-z 0-9 . _ -
+ * (EINVAL for others, ENAMETOOLONG where the name field has no zero at its end). Its node is
+ * /dev/mmapdev-<name>, or /dev/mmapdev<name> where the name is a number: the devices that the module
+ * makes when it is loaded are named 0, 1 and so on. "control" is taken.
+ *
+ * Requests that are about one device are made to the control node, with the device's name in the name
+ * field (ENOENT where there is none of that name), or to the device's own node, with a name of zeros
+ * (EINVAL otherwise). A device that has been destroyed while it was open answers each with ENODEV.
  *
  * Rules that every structure here follows:
  *
@@ -11,7 +21,8 @@
  *   an older module is accepted as long as what the module does not know is zero (E2BIG otherwise);
  *   an older structure given to a newer module is answered up to its own size. When the call has
  *   succeeded, the field says how much of the structure was answered.
- * - `flags` and reserved fields must be zero (EINVAL otherwise).
+ * - `flags` and reserved fields must be zero (EINVAL otherwise), and so must what follows the zero that ends
+ *   a name.
  * - All fields have fixed widths and natural alignment: the layout is the same for 32-bit and 64-bit
  *   programs.
  *
@@ -25,6 +36,9 @@
 #include <linux/types.h>
 
 #define MMAPDEV_IOC_TYPE 0xBD
+
+/** Bytes in a name field; the last one that is used is followed by zeros. */
+#define MMAPDEV_NAME_SIZE 64
 
 /** What keeps the bytes of a device. */
 enum mmapdev_backing {
@@ -42,7 +56,13 @@ enum mmapdev_huge {
 	MMAPDEV_HUGE_ADVISE = 2,
 };
 
-/** struct mmapdev_info - what a device is (MMAPDEV_IOC_INFO). */
+/**
+ * struct mmapdev_info - what a device is (MMAPDEV_IOC_INFO, MMAPDEV_IOC_NEXT).
+ *
+ * MMAPDEV_IOC_NEXT is for the control node alone. It tells of the device with the least id above the one
+ * that is given, and fails with ENOENT where there is none: begin with 0, go on with what was answered, and
+ * devices that come and go meanwhile are no trouble. Its structure must have `id` (EINVAL otherwise).
+ */
 struct mmapdev_info {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */
 	__u32 size;
@@ -56,9 +76,131 @@ struct mmapdev_info {
 	__u32 backing;
 	/** Out: one of enum mmapdev_huge. */
 	__u32 huge;
+	/** In, for MMAPDEV_IOC_NEXT: the id to go on from; else ignored. Out: no two devices ever have the same. */
+	__aligned_u64 id;
+	/** Out: bytes in the largest folio that the device uses. */
+	__u32 largest_folio;
+	/** Out: how many open files there are of it; a mapping keeps its file open. */
+	__u32 open_files;
+	/** In, for MMAPDEV_IOC_INFO to the control node: whose; else zeros. Out: the device's name. */
+	char name[MMAPDEV_NAME_SIZE];
 };
 
 #define MMAPDEV_INFO_SIZE_VER0 32
+#define MMAPDEV_INFO_SIZE_VER1 112
+
+/**
+ * struct mmapdev_create - makes a device (MMAPDEV_IOC_CREATE, control node).
+ *
+ * When the call has returned the node is there, for root alone, and the name is taken until the device is
+ * destroyed. EINVAL for a size of 0 or no multiple of the page size, a backing, huge or largest_folio that
+ * does not exist; EEXIST where the name is taken; EFBIG for a size that no file can have, ENOMEM for one
+ * that is more than the machine's memory or where memory is short now; ENOSPC where there are 4096 devices.
+ */
+struct mmapdev_create {
+	/** In: the size of this structure in bytes. Out: how many of them were answered. */
+	__u32 size;
+	/** In: must be 0. */
+	__u32 flags;
+	/** In: bytes in the device. No memory is taken before it is touched. */
+	__aligned_u64 device_size;
+	/** In: one of enum mmapdev_backing. */
+	__u32 backing;
+	/** In: one of enum mmapdev_huge. */
+	__u32 huge;
+	/** In: bytes in the largest folio, a power of two from a page to a huge page; 0: a huge page. */
+	__u32 largest_folio;
+	/** In: must be 0. */
+	__u32 reserved;
+	/** Out: the device's id. */
+	__aligned_u64 id;
+	/** In: its name. */
+	char name[MMAPDEV_NAME_SIZE];
+};
+
+#define MMAPDEV_CREATE_SIZE_VER0 104
+
+/**
+ * struct mmapdev_destroy - ends a device (MMAPDEV_IOC_DESTROY; CAP_SYS_ADMIN on the device's own node).
+ *
+ * Works while it is open and mapped: the node and the name go at once, and so does its memory, but for pages
+ * that are pinned, which go with the pin. From then on each touch of a mapping is SIGBUS, private copies
+ * included, and each call on a file that is still open fails with ENODEV.
+ */
+struct mmapdev_destroy {
+	/** In: the size of this structure in bytes. Out: how many of them were answered. */
+	__u32 size;
+	/** In: must be 0. */
+	__u32 flags;
+	/** In: which one. */
+	char name[MMAPDEV_NAME_SIZE];
+};
+
+#define MMAPDEV_DESTROY_SIZE_VER0 72
+
+/**
+ * struct mmapdev_resize - changes a device's size (MMAPDEV_IOC_RESIZE; CAP_SYS_ADMIN on the device's own
+ * node).
+ *
+ * What ftruncate() does to a file: a smaller device loses what is beyond its new end, and touches there are
+ * SIGBUS; what a larger one gains reads as zeros. Errors as in struct mmapdev_create.
+ */
+struct mmapdev_resize {
+	/** In: the size of this structure in bytes. Out: how many of them were answered. */
+	__u32 size;
+	/** In: must be 0. */
+	__u32 flags;
+	/** In: bytes in the device from now on. */
+	__aligned_u64 device_size;
+	/** In: which one. */
+	char name[MMAPDEV_NAME_SIZE];
+};
+
+#define MMAPDEV_RESIZE_SIZE_VER0 80
+
+/**
+ * struct mmapdev_punch - gives back the memory of a range (MMAPDEV_IOC_PUNCH; write access on the device's
+ * own node, EBADF otherwise).
+ *
+ * What fallocate(FALLOC_FL_PUNCH_HOLE) does to a file: the range reads as zeros afterwards, in mappings as
+ * well; what of it is not whole pages is overwritten with zeros. Private copies stay. Whoever has pages pinned
+ * keeps them, and the device shows fresh ones, but for a part of a large folio, which is zeroed where it is.
+ * EINVAL where length is 0, or offset and length make more than a file can have; a range beyond the end is
+ * none.
+ */
+struct mmapdev_punch {
+	/** In: the size of this structure in bytes. Out: how many of them were answered. */
+	__u32 size;
+	/** In: must be 0. */
+	__u32 flags;
+	/** In: the first byte. */
+	__aligned_u64 offset;
+	/** In: how many bytes. */
+	__aligned_u64 length;
+	/** In: which device. */
+	char name[MMAPDEV_NAME_SIZE];
+};
+
+#define MMAPDEV_PUNCH_SIZE_VER0 88
+
+/**
+ * struct mmapdev_events - takes what events there are (MMAPDEV_IOC_EVENTS, on a device's own node).
+ *
+ * MMAPDEV_IOC_NOTIFY, which takes no argument (it must be 0) and needs write access (EBADF otherwise),
+ * raises an event for all who have the device open. Each open file counts for itself: poll() says POLLPRI
+ * on it from an event until MMAPDEV_IOC_EVENTS takes the count. A store that was made before the event is
+ * seen by whoever has taken it. poll() says POLLERR and POLLHUP on a device that has been destroyed.
+ */
+struct mmapdev_events {
+	/** In: the size of this structure in bytes. Out: how many of them were answered. */
+	__u32 size;
+	/** In: must be 0. */
+	__u32 flags;
+	/** Out: how many events were raised since this file was opened or last asked. */
+	__aligned_u64 count;
+};
+
+#define MMAPDEV_EVENTS_SIZE_VER0 16
 
 /**
  * struct mmapdev_counters - what a device has done since it was made (MMAPDEV_IOC_COUNTERS).
@@ -89,9 +231,28 @@ struct mmapdev_counters {
 	__aligned_u64 bytes_read;
 	/** Out: bytes copied into the device by write() and its relatives. */
 	__aligned_u64 bytes_written;
+	/** Out: of the failed touches, those that ended in SIGBUS. */
+	__aligned_u64 bus_errors;
+	/** Out: of the failed touches, those that ended in the out-of-memory handling. */
+	__aligned_u64 out_of_memory;
+	/** Out: touches that were offered as huge and had to be answered page by page. */
+	__aligned_u64 huge_fallbacks;
+	/** Out: first writes to clean pages of backings that are written back. */
+	__aligned_u64 page_mkwrites;
+	/** Out: of the folios brought in, those of one page. */
+	__aligned_u64 small_folios;
+	/** Out: of the folios brought in, those between. */
+	__aligned_u64 large_folios;
+	/** Out: of the folios brought in, those that one huge entry maps (2 MiB on x86-64). */
+	__aligned_u64 huge_folios;
+	/** Out: bytes of memory given back by punching, resizing and destroying. */
+	__aligned_u64 bytes_removed;
+	/** Out: events raised. */
+	__aligned_u64 events;
 };
 
 #define MMAPDEV_COUNTERS_SIZE_VER0 80
+#define MMAPDEV_COUNTERS_SIZE_VER1 152
 
 /**
  * struct mmapdev_frame - which page frame holds an offset (MMAPDEV_IOC_FRAME).
@@ -117,5 +278,12 @@ struct mmapdev_frame {
 #define MMAPDEV_IOC_INFO     _IO(MMAPDEV_IOC_TYPE, 0x01)
 #define MMAPDEV_IOC_COUNTERS _IO(MMAPDEV_IOC_TYPE, 0x02)
 #define MMAPDEV_IOC_FRAME    _IO(MMAPDEV_IOC_TYPE, 0x03)
+#define MMAPDEV_IOC_CREATE   _IO(MMAPDEV_IOC_TYPE, 0x04)
+#define MMAPDEV_IOC_DESTROY  _IO(MMAPDEV_IOC_TYPE, 0x05)
+#define MMAPDEV_IOC_RESIZE   _IO(MMAPDEV_IOC_TYPE, 0x06)
+#define MMAPDEV_IOC_PUNCH    _IO(MMAPDEV_IOC_TYPE, 0x07)
+#define MMAPDEV_IOC_NEXT     _IO(MMAPDEV_IOC_TYPE, 0x08)
+#define MMAPDEV_IOC_NOTIFY   _IO(MMAPDEV_IOC_TYPE, 0x09)
+#define MMAPDEV_IOC_EVENTS   _IO(MMAPDEV_IOC_TYPE, 0x0A)
 
 #endif /* _UAPI_MMAPDEV_H */

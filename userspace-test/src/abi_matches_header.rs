@@ -42,18 +42,23 @@ fn c_struct(code: &str, name: &str) -> (Vec<Field>, usize) {
         let (kind, field) = declaration
             .split_once(char::is_whitespace)
             .expect("a type and a name");
-        let size: usize = match kind {
+        let align: usize = match kind {
             "__aligned_u64" => 8,
             "__u32" => 4,
             "__u16" => 2,
-            "__u8" => 1,
+            "__u8" | "char" => 1,
             other => panic!("struct {name} has a field of type {other}, which is no fixed width"),
         };
-        let offset = end.next_multiple_of(size);
+        let (field, count) = match field.trim().split_once('[') {
+            Some((field, "MMAPDEV_NAME_SIZE]")) => (field, abi::NAME_SIZE),
+            Some((_, other)) => panic!("struct {name} has a field of [{other} elements"),
+            None => (field.trim(), 1),
+        };
+        let offset = end.next_multiple_of(align);
         assert_eq!(offset, end, "struct {name} has padding before {field}");
-        fields.push((field.trim().to_string(), offset, size));
-        end = offset + size;
-        largest = largest.max(size);
+        fields.push((field.to_string(), offset, align * count));
+        end = offset + align * count;
+        largest = largest.max(align);
     }
     (fields, end.next_multiple_of(largest))
 }
@@ -127,12 +132,30 @@ fn structures_have_the_headers_fields_offsets_and_sizes() {
     let mirrors = [
         (
             "mmapdev_info",
-            mirror!(abi::Info: size, flags, device_size, resident_bytes, backing, huge),
+            mirror!(abi::Info: size, flags, device_size, resident_bytes, backing, huge, id,
+                    largest_folio, open_files, name),
         ),
+        (
+            "mmapdev_create",
+            mirror!(abi::Create: size, flags, device_size, backing, huge, largest_folio, reserved,
+                    id, name),
+        ),
+        ("mmapdev_destroy", mirror!(abi::Destroy: size, flags, name)),
+        (
+            "mmapdev_resize",
+            mirror!(abi::Resize: size, flags, device_size, name),
+        ),
+        (
+            "mmapdev_punch",
+            mirror!(abi::Punch: size, flags, offset, length, name),
+        ),
+        ("mmapdev_events", mirror!(abi::Events: size, flags, count)),
         (
             "mmapdev_counters",
             mirror!(abi::Counters: size, flags, faults, huge_faults, map_pages, mmap_lock_faults,
-                    failed_faults, folios_added, bytes_added, bytes_read, bytes_written),
+                    failed_faults, folios_added, bytes_added, bytes_read, bytes_written,
+                    bus_errors, out_of_memory, huge_fallbacks, page_mkwrites, small_folios,
+                    large_folios, huge_folios, bytes_removed, events),
         ),
         (
             "mmapdev_frame",
@@ -157,12 +180,27 @@ fn constants_have_the_headers_names_and_values() {
         ("IOC_INFO", abi::IOC_INFO),
         ("IOC_COUNTERS", abi::IOC_COUNTERS),
         ("IOC_FRAME", abi::IOC_FRAME),
+        ("IOC_CREATE", abi::IOC_CREATE),
+        ("IOC_DESTROY", abi::IOC_DESTROY),
+        ("IOC_RESIZE", abi::IOC_RESIZE),
+        ("IOC_PUNCH", abi::IOC_PUNCH),
+        ("IOC_NEXT", abi::IOC_NEXT),
+        ("IOC_NOTIFY", abi::IOC_NOTIFY),
+        ("IOC_EVENTS", abi::IOC_EVENTS),
+        ("NAME_SIZE", abi::NAME_SIZE as u32),
         ("BACKING_MEMORY", abi::BACKING_MEMORY),
         ("HUGE_NEVER", abi::HUGE_NEVER),
         ("HUGE_ALWAYS", abi::HUGE_ALWAYS),
         ("HUGE_ADVISE", abi::HUGE_ADVISE),
         ("INFO_SIZE_VER0", abi::INFO_SIZE_VER0 as u32),
+        ("INFO_SIZE_VER1", abi::INFO_SIZE_VER1 as u32),
+        ("CREATE_SIZE_VER0", abi::CREATE_SIZE_VER0 as u32),
+        ("DESTROY_SIZE_VER0", abi::DESTROY_SIZE_VER0 as u32),
+        ("RESIZE_SIZE_VER0", abi::RESIZE_SIZE_VER0 as u32),
+        ("PUNCH_SIZE_VER0", abi::PUNCH_SIZE_VER0 as u32),
+        ("EVENTS_SIZE_VER0", abi::EVENTS_SIZE_VER0 as u32),
         ("COUNTERS_SIZE_VER0", abi::COUNTERS_SIZE_VER0 as u32),
+        ("COUNTERS_SIZE_VER1", abi::COUNTERS_SIZE_VER1 as u32),
         ("FRAME_SIZE_VER0", abi::FRAME_SIZE_VER0 as u32),
     ]
     .map(|(name, value)| (name.to_string(), u64::from(value)))

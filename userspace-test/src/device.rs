@@ -13,7 +13,7 @@ use std::path::Path;
 pub const FIRST: &str = "/dev/mmapdev0";
 
 /// No request writes more: the module no more than its version of the structure.
-const LARGEST_ARGUMENT: usize = 128;
+const LARGEST_ARGUMENT: usize = 256;
 const _: () = assert!(size_of::<abi::Counters>() <= LARGEST_ARGUMENT);
 
 /// An open device node.
