@@ -18,9 +18,11 @@ pub(crate) enum Event {
     BytesAdded,
     BytesRead,
     BytesWritten,
+    BytesRemoved,
+    Rung,
 }
 
-const EVENTS: usize = Event::BytesWritten as usize + 1;
+const EVENTS: usize = Event::Rung as usize + 1;
 
 /// The counters of one device.
 pub(crate) struct Counters(PerCpuCounters<EVENTS>);
@@ -49,6 +51,8 @@ impl Counters {
             bytes_added: sum(Event::BytesAdded),
             bytes_read: sum(Event::BytesRead),
             bytes_written: sum(Event::BytesWritten),
+            bytes_removed: sum(Event::BytesRemoved),
+            events: sum(Event::Rung),
             ..Default::default()
         }
     }

@@ -8,34 +8,124 @@
 use crate::abi;
 use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::AddressSpace;
-use crate::abstractions::sched;
+use crate::abstractions::{sched, system_memory};
 use crate::backing::Backing;
-use crate::counters::Counters;
+use crate::counters::{Counters, Event};
+use crate::events::Events;
+use crate::extent;
+use crate::name::Name;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 
 /// A device with a backing of kind `B`.
 #[pin_data]
 pub(crate) struct Device<B: Backing> {
+    id: u64,
+    name: Name,
+    /// Set once, under the inode lock, before the pages go.
+    has_ended: Atomic<bool>,
+    open_files: Atomic<u32>,
+    events: Events,
+    counters: Arc<Counters>,
     #[pin]
     backing: B,
-    counters: Arc<Counters>,
 }
 
 impl<B: Backing> Device<B> {
-    /// Makes a device of a backing that counts into `counters`.
+    /// Makes a device of a backing that counts into `counters`. Fails with `ENOMEM`.
     pub(crate) fn new(
+        id: u64,
+        name: Name,
         backing: impl PinInit<B, Error>,
         counters: Arc<Counters>,
     ) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
-                backing <- backing,
+                id,
+                name,
+                has_ended: Atomic::new(false),
+                open_files: Atomic::new(0),
+                events: Events::new()?,
                 counters,
+                backing <- backing,
             }? Error),
             GFP_KERNEL,
         )
+    }
+
+    /// Returns the number that no other device has or had.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Counts an open file more.
+    pub(crate) fn opened(&self) {
+        self.open_files.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an open file less.
+    pub(crate) fn released(&self) {
+        self.open_files.fetch_sub(1, Relaxed);
+    }
+
+    /// Returns whether the device has been destroyed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Relaxed)
+    }
+
+    /// Fails with `ENODEV` where the device has been destroyed.
+    pub(crate) fn check_alive(&self) -> Result {
+        if self.has_ended() {
+            Err(ENODEV)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Raises an event for all who have the device open.
+    pub(crate) fn raise_event(&self) {
+        self.counters.add(Event::Rung, 1);
+        self.events.raise();
+    }
+
+    /// Ends the device: its pages leave all mappings and the memory, and whoever waits is woken. May sleep.
+    pub(crate) fn end(&self) {
+        let guard = self.pages().lock_for_writing_always();
+        self.has_ended.store(true, Relaxed);
+        self.count_removed(guard.empty());
+        drop(guard);
+        self.events.wake();
+    }
+
+    /// Changes the size to one that [`check_size`] has passed; see `struct mmapdev_resize`. May sleep.
+    pub(crate) fn resize(&self, size: u64) -> Result {
+        let guard = self.pages().lock_for_writing_always();
+        self.check_alive()?;
+        self.count_removed(guard.set_size(size)?);
+        Ok(())
+    }
+
+    /// Gives back the memory of a range; see `struct mmapdev_punch`. May sleep.
+    pub(crate) fn punch(&self, offset: u64, length: u64) -> Result {
+        let end = extent::end_of(offset, length).ok_or(EINVAL)?;
+        let guard = self.pages().lock_for_writing_always();
+        self.check_alive()?;
+        self.count_removed(guard.punch(offset, end.min(self.size()))?);
+        Ok(())
+    }
+
+    fn count_removed(&self, bytes: u64) {
+        self.counters.add(Event::BytesRemoved, bytes);
     }
 
     pub(crate) fn backing(&self) -> &B {
@@ -62,6 +152,10 @@ impl<B: Backing> Device<B> {
             resident_bytes: self.pages().resident_bytes(),
             backing: B::KIND,
             huge: self.backing.huge().to_abi(),
+            id: self.id,
+            largest_folio: self.backing.largest_folio() as u32,
+            open_files: self.open_files.load(Relaxed),
+            name: *self.name.field(),
             ..Default::default()
         }
     }
@@ -122,6 +216,22 @@ impl<B: Backing> Device<B> {
             sched::cond_resched();
         }
         at.min(end)
+    }
+}
+
+/// Checks a size that a device is to have.
+///
+/// Fails with `EINVAL` where it is 0 or not whole pages, `EFBIG` where no file can have it, and `ENOMEM` where it
+/// is more than the machine's memory.
+pub(crate) fn check_size(size: u64) -> Result {
+    if size == 0 || size % PAGE_SIZE as u64 != 0 {
+        Err(EINVAL)
+    } else if i64::try_from(size).is_err() {
+        Err(EFBIG)
+    } else if size > system_memory::total_bytes() {
+        Err(ENOMEM)
+    } else {
+        Ok(())
     }
 }
 

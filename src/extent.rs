@@ -41,6 +41,15 @@ pub(crate) const fn bytes_before(offset: u64, wanted: usize, end: u64) -> usize 
     }
 }
 
+/// Returns the end of `length` bytes from `offset` on, exclusive; `None` where there are none, or a file cannot
+/// have it.
+pub(crate) const fn end_of(offset: u64, length: u64) -> Option<u64> {
+    match offset.checked_add(length) {
+        Some(end) if length > 0 && end <= i64::MAX as u64 => Some(end),
+        _ => None,
+    }
+}
+
 /// Returns whether `len` bytes from page `index` on, of `2^page_shift` bytes each, have offsets that a file
 /// can have.
 pub(crate) const fn offsets_exist(index: usize, len: usize, page_shift: usize) -> bool {
@@ -99,6 +108,18 @@ mod tests {
         assert_eq!(bytes_before(100, 10, 100), 0);
         assert_eq!(bytes_before(u64::MAX, usize::MAX, 100), 0);
         assert_eq!(bytes_before(0, usize::MAX, u64::MAX), usize::MAX);
+    }
+
+    #[test]
+    fn a_range_ends_within_what_a_file_can_have() {
+        const LAST: u64 = i64::MAX as u64;
+        assert_eq!(end_of(5, 10), Some(15));
+        assert_eq!(end_of(0, LAST), Some(LAST));
+        assert_eq!(end_of(LAST - 1, 1), Some(LAST));
+        assert_eq!(end_of(7, 0), None);
+        assert_eq!(end_of(LAST, 1), None);
+        assert_eq!(end_of(u64::MAX, 1), None);
+        assert_eq!(end_of(1, u64::MAX), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! `abstractions/page_cache.rs`. User memory is never touched under the lock of a folio or the
 //! invalidate lock, so that a program may read into and write from its own mapping of the device.
 
-use crate::abstractions::file_operations::{FileOperations, Seek, SpliceRead, Whence};
+use crate::abstractions::file_operations::{FileOperations, Readiness, Seek, SpliceRead, Whence};
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait};
 use crate::abstractions::vm_area_desc::VmAreaDesc;
 use crate::abstractions::vm_fault::PMD_SIZE;
@@ -18,38 +18,83 @@ use crate::abstractions::{iov, sched};
 use crate::backing::Backing;
 use crate::counters::Event;
 use crate::device::{page_of, start_of, Device};
+use crate::events::Seen;
 use crate::extent::{bytes_before, offsets_exist};
 use crate::mapping::{Mapping, SmallMapping};
+use crate::registry::Registry;
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
+use kernel::sync::poll::PollTable;
 use kernel::sync::Arc;
 
 /// How many bytes of a hole are read in one go, before others are let run.
 const HOLE_STEP: usize = 1 << 20;
 
-#[vtable]
-impl<B: Backing> FileOperations for Device<B> {
-    type Module = crate::LocalModule;
-    const MAPS_HUGE_PAGES: bool = true;
-    type Registration = Arc<Self>;
+/// What a device's node is registered with.
+pub(crate) struct Node<B: Backing> {
+    pub(crate) device: Arc<Device<B>>,
+    pub(crate) registry: Arc<Registry>,
+}
 
-    fn open(device: &Arc<Self>, _file: &File) -> Result<Arc<Self>> {
-        Ok(device.clone())
+/// One opening of a device.
+pub(crate) struct OpenDevice<B: Backing> {
+    device: Arc<Device<B>>,
+    registry: Arc<Registry>,
+    seen: Seen,
+}
+
+impl<B: Backing> OpenDevice<B> {
+    pub(crate) fn device(&self) -> &Device<B> {
+        &self.device
     }
 
-    fn address_space(&self) -> &AddressSpace {
-        self.pages()
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Returns which events were taken by this file.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+}
+
+impl<B: Backing> Drop for OpenDevice<B> {
+    fn drop(&mut self) {
+        self.device.released();
+    }
+}
+
+#[vtable]
+impl<B: Backing> FileOperations for OpenDevice<B> {
+    type Module = crate::LocalModule;
+    const MAPS_HUGE_PAGES: bool = true;
+    type Registration = Node<B>;
+
+    fn open(node: &Node<B>, _file: &File) -> Result<Arc<Self>> {
+        let seen = node.device.events().seen_by_now();
+        node.device.opened();
+        let open = Self {
+            device: node.device.clone(),
+            registry: node.registry.clone(),
+            seen,
+        };
+        Ok(Arc::new(open, GFP_KERNEL)?)
+    }
+
+    fn address_space(&self) -> Option<&AddressSpace> {
+        Some(self.device.pages())
     }
 
     fn mmap_prepare(&self, desc: &VmAreaDesc<Self>) -> Result {
+        self.device.check_alive()?;
         // The VFS checks this for regular files only.
         if !offsets_exist(desc.index(), desc.len(), PAGE_SHIFT) {
             return Err(EOVERFLOW);
         }
         // A mapping may reach beyond the end, as that of any file: a touch there is SIGBUS.
-        if self.backing().largest_folio() < PMD_SIZE {
+        if self.device.backing().largest_folio() < PMD_SIZE {
             desc.set_operations::<SmallMapping<B>>();
         } else {
             desc.set_operations::<Mapping<B>>();
@@ -58,23 +103,30 @@ impl<B: Backing> FileOperations for Device<B> {
     }
 
     fn read_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iov: &mut IovIterDest<'_>) -> Result<usize> {
-        let device = kiocb.file();
+        let open = kiocb.file();
+        let device = open.device();
+        device.check_alive()?;
         let start = u64::try_from(kiocb.ki_pos())?;
         let (copied, result) = device.copy_out(start, iov, may_wait(&kiocb));
         *kiocb.ki_pos_mut() += copied as i64;
         device.counters().add(Event::BytesRead, copied as u64);
         if copied == 0 {
             result?;
+            // What looks like the end of the file may be that of the device.
+            device.check_alive()?;
         }
         Ok(copied)
     }
 
     fn write_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        let open = kiocb.file();
+        let device = open.device();
+        device.check_alive()?;
         if iov.is_empty() {
             return Ok(0);
         }
-        let device = kiocb.file();
         let guard = device.pages().lock_for_writing(may_wait(&kiocb))?;
+        device.check_alive()?;
         // Like a disk, a device has the size that it has: `O_APPEND` means nothing to it.
         let start = u64::try_from(kiocb.ki_pos())?;
         let room = bytes_before(start, iov.len(), device.size());
@@ -87,33 +139,37 @@ impl<B: Backing> FileOperations for Device<B> {
     }
 
     fn llseek(&self, seek: &Seek<'_>) -> Result<i64> {
+        let device = self.device();
+        device.check_alive()?;
         let offset = |offset: i64| u64::try_from(offset).map_err(|_| ENXIO);
         let position = match seek.whence() {
-            Whence::Plain => return seek.move_plainly(self.size()),
-            Whence::Data(from) => self.next_data(offset(from)?)?,
-            Whence::Hole(from) => self.next_hole(offset(from)?)?,
+            Whence::Plain => return seek.move_plainly(device.size()),
+            Whence::Data(from) => device.next_data(offset(from)?)?,
+            Whence::Hole(from) => device.next_hole(offset(from)?)?,
         };
-        seek.move_to(i64::try_from(position)?, self.size())
+        seek.move_to(i64::try_from(position)?, device.size())
     }
 
     fn fsync(&self) -> Result {
         // Memory is all there is.
-        Ok(())
+        self.device.check_alive()
     }
 
     fn splice_read(&self, splice: &mut SpliceRead<'_>) -> Result<usize> {
+        let device = self.device();
+        device.check_alive()?;
         let start = u64::try_from(splice.position())?;
-        let size = self.size();
+        let size = device.size();
         if bytes_before(start, splice.len(), size) == 0 {
             return Ok(0);
         }
         // What is in memory is lent as it is. A hole stays one: zeros are made for the pipe alone.
-        let data = self.next_data(start).unwrap_or(size);
+        let data = device.next_data(start).unwrap_or(size);
         if data > start {
             return splice.copy(bytes_before(start, splice.len(), data));
         }
         let end = start + bytes_before(start, splice.len(), size) as u64;
-        let lendable = self.end_of_data(start, end, |folio| !folio.is_poisoned());
+        let lendable = device.end_of_data(start, end, |folio| !folio.is_poisoned());
         if lendable > start {
             splice.lend_pages(bytes_before(start, splice.len(), lendable))
         } else {
@@ -122,8 +178,20 @@ impl<B: Backing> FileOperations for Device<B> {
         }
     }
 
-    fn ioctl(&self, command: u32, argument: usize) -> Result<isize> {
-        crate::ioctl::handle(self, command, argument)
+    fn poll(&self, file: &File, table: &PollTable<'_>) -> Readiness {
+        let device = self.device();
+        device.events().register_wait(file, table);
+        if device.has_ended() {
+            return Readiness::READ_WRITE | Readiness::GONE;
+        }
+        if device.events().is_pending(&self.seen) {
+            return Readiness::READ_WRITE | Readiness::PRIORITY;
+        }
+        Readiness::READ_WRITE
+    }
+
+    fn ioctl(&self, file: &File, command: u32, argument: usize) -> Result<isize> {
+        crate::ioctl::handle(self, file, command, argument)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::abstractions::vm_operations::VmOperations;
 use crate::backing::Backing;
 use crate::counters::Event;
 use crate::device::Device;
+use crate::file::OpenDevice;
 use core::marker::PhantomData;
 use kernel::prelude::*;
 
@@ -31,9 +32,10 @@ pub(crate) struct Mapping<B>(PhantomData<B>);
 
 #[vtable]
 impl<B: Backing> VmOperations for Mapping<B> {
-    type File = Device<B>;
+    type File = OpenDevice<B>;
 
-    fn fault<'a>(device: &Device<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
+    fn fault<'a>(open: &OpenDevice<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
+        let device = open.device();
         if let Some(done) = map_neighbours(device, fault) {
             count(device, Event::MapPages, fault.is_under_vma_lock());
             return FaultOutcome::Done(done);
@@ -55,7 +57,8 @@ impl<B: Backing> VmOperations for Mapping<B> {
         }
     }
 
-    fn huge_fault<'a>(device: &Device<B>, fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
+    fn huge_fault<'a>(open: &OpenDevice<B>, fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
+        let device = open.device();
         // Whatever is wrong, the fault of the single page that follows will say so.
         let Ok(folio) =
             device
@@ -92,10 +95,10 @@ pub(crate) struct SmallMapping<B>(PhantomData<B>);
 
 #[vtable]
 impl<B: Backing> VmOperations for SmallMapping<B> {
-    type File = Device<B>;
+    type File = OpenDevice<B>;
 
-    fn fault<'a>(device: &Device<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
-        Mapping::<B>::fault(device, fault)
+    fn fault<'a>(open: &OpenDevice<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
+        Mapping::<B>::fault(open, fault)
     }
 }
 

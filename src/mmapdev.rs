@@ -5,7 +5,7 @@
 //! Data flows one way:
 //!
 //! ```text
-//! file, mapping, ioctl ─▶ device ─▶ backing ─▶ abstractions ─▶ kernel crate, bindings, C
+//! control, file, mapping, ioctl ─▶ registry ─▶ device ─▶ backing ─▶ abstractions ─▶ kernel crate, bindings, C
 //! ```
 //!
 //! All `unsafe` code is in [`abstractions`].
@@ -13,31 +13,35 @@
 #![deny(unsafe_code)]
 
 // Programs use this file as well, where its items are public.
-#[allow(unreachable_pub)]
+#[allow(dead_code, unreachable_pub)]
 mod abi;
 #[allow(unsafe_code)]
 mod abstractions;
 mod backing;
+mod control;
 mod counters;
 mod device;
+mod events;
 mod extent;
 mod file;
 mod ioctl;
 mod mapping;
+mod name;
 mod parameters;
+mod registry;
 
 use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};
 use abstractions::system_memory;
 use abstractions::vm_fault::PMD_ORDER;
-use backing::memory::Memory;
-use counters::Counters;
-use device::Device;
+use control::Control;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
+use name::Name;
 use parameters::{Machine, Parameters, Refusal, Values};
+use registry::{Plan, Registry};
 
 module! {
     type: Mmapdev,
@@ -52,7 +56,7 @@ module! {
         },
         devices: u32 {
             default: 1,
-            description: "How many devices to make: /dev/mmapdev0 and so on (default 1)",
+            description: "How many devices to make: /dev/mmapdev0 and so on (default 1; 0: none)",
         },
         huge: u32 {
             default: 1,
@@ -68,9 +72,10 @@ module! {
 /// The file system that the devices' inodes live in. Its magic number is `mmap` in ASCII.
 static FILE_SYSTEM: PseudoFsType = PseudoFsType::new(c"mmapdev", 0x6d6d_6170);
 
-/// The module while it is loaded. It is not unloaded while a device is open or mapped.
+/// The module while it is loaded. It is not unloaded while a device or the control node is open or mapped.
 struct Mmapdev {
-    _devices: KVec<Pin<KBox<Registration<Device<Memory>>>>>,
+    _control: Pin<KBox<Registration<Control>>>,
+    registry: Arc<Registry>,
 }
 
 impl kernel::Module for Mmapdev {
@@ -81,12 +86,7 @@ impl kernel::Module for Mmapdev {
             huge: module_parameters::huge.value(),
             folio_kib: module_parameters::folio_kib.value(),
         };
-        let machine = Machine {
-            memory: system_memory::total_bytes(),
-            page: PAGE_SIZE as u64,
-            largest_order: PMD_ORDER,
-        };
-        let parameters = Parameters::check(&values, &machine).map_err(|refusal| {
+        let parameters = Parameters::check(&values, &machine()).map_err(|refusal| {
             pr_err!("{refusal}\n");
             match refusal {
                 Refusal::TooLarge { .. } => ENOMEM,
@@ -97,50 +97,53 @@ impl kernel::Module for Mmapdev {
         })?;
 
         let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
-        let mut made = KVec::with_capacity(parameters.devices as usize, GFP_KERNEL)?;
-        for _ in 0..parameters.devices {
-            made.push(make_device(&mount, &parameters)?, GFP_KERNEL)?;
-        }
-        let mut devices = KVec::with_capacity(made.len(), GFP_KERNEL)?;
-        for (number, device) in made.into_iter().enumerate() {
-            match register(number, device) {
-                Ok(registration) => devices.push(registration, GFP_KERNEL)?,
-                // A device that is registered may be open by now: from here on the module must not fail to
-                // load, which would take it away from under whoever has opened it.
-                Err(error) if number > 0 => {
-                    pr_err!("mmapdev{number} cannot be made: {error:?}\n");
-                    break;
-                }
-                Err(error) => return Err(error),
+        let registry = Arc::pin_init(Registry::new(mount), GFP_KERNEL)?;
+        let node = CString::try_from_fmt(fmt!("mmapdev-control"))?;
+        let control = KBox::pin_init(Registration::new(node, registry.clone()), GFP_KERNEL)?;
+        // The control node may be open by now: from here on the module must not fail to load, which would
+        // take it away from under whoever has opened it.
+        let mut made = 0;
+        for number in 0..parameters.devices {
+            if let Err(error) = make_device(&registry, number, &parameters) {
+                pr_err!("mmapdev{number} cannot be made: {error:?}\n");
+                break;
             }
+            made += 1;
         }
-        pr_info!(
-            "{} device(s) of {} MiB\n",
-            devices.len(),
-            parameters.size >> 20
-        );
-        Ok(Self { _devices: devices })
+        pr_info!("{made} device(s) of {} MiB\n", parameters.size >> 20);
+        Ok(Self {
+            _control: control,
+            registry,
+        })
     }
 }
 
-fn make_device(mount: &Arc<PseudoMount>, parameters: &Parameters) -> Result<Arc<Device<Memory>>> {
-    let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
-    let memory = Memory::new(
-        mount.clone(),
-        parameters.size,
-        parameters.huge,
-        parameters.max_order,
-        counters.clone(),
-    );
-    Device::new(memory, counters)
+impl Drop for Mmapdev {
+    fn drop(&mut self) {
+        self.registry.clear();
+    }
 }
 
-fn register(
-    number: usize,
-    device: Arc<Device<Memory>>,
-) -> Result<Pin<KBox<Registration<Device<Memory>>>>> {
-    let name = CString::try_from_fmt(fmt!("mmapdev{number}"))?;
-    KBox::pin_init(Registration::new(name, device), GFP_KERNEL)
+/// Makes a device that has its number for a name.
+fn make_device(registry: &Arc<Registry>, number: u32, parameters: &Parameters) -> Result {
+    let digits = CString::try_from_fmt(fmt!("{number}"))?;
+    let field = abi::Name::new(digits.to_bytes()).ok_or(EINVAL)?;
+    registry.create(&Plan {
+        name: Name::check(&field).map_err(|_| EINVAL)?,
+        size: parameters.size,
+        huge: parameters.huge,
+        max_order: parameters.max_order,
+    })?;
+    Ok(())
+}
+
+/// Returns what this machine can give.
+fn machine() -> Machine {
+    Machine {
+        memory: system_memory::total_bytes(),
+        page: PAGE_SIZE as u64,
+        largest_order: PMD_ORDER,
+    }
 }
 
 // The kernel crate's formatting has a trait of its own; `parameters.rs` has no kernel to know it from.

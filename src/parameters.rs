@@ -13,7 +13,7 @@ pub(crate) const MAX_DEVICES: u32 = 1024;
 pub(crate) struct Parameters {
     /// Bytes in each device: a multiple of a mebibyte, above zero.
     pub(crate) size: u64,
-    /// How many devices there are: 1 to [`MAX_DEVICES`].
+    /// How many devices there are: at most [`MAX_DEVICES`].
     pub(crate) devices: u32,
     /// When folios above the base size are used.
     pub(crate) huge: Huge,
@@ -87,7 +87,7 @@ pub(crate) struct Machine {
 pub(crate) enum Refusal {
     /// `size_mib` is 0.
     NoSize,
-    /// `devices` is 0 or above [`MAX_DEVICES`].
+    /// `devices` is above [`MAX_DEVICES`].
     Devices(u32),
     /// `huge` is none of 0, 1 and 2.
     Huge(u32),
@@ -112,7 +112,7 @@ impl Parameters {
         if size_mib == 0 {
             return Err(Refusal::NoSize);
         }
-        if devices == 0 || devices > MAX_DEVICES {
+        if devices > MAX_DEVICES {
             return Err(Refusal::Devices(devices));
         }
         let huge = Huge::from_abi(huge).ok_or(Refusal::Huge(huge))?;
@@ -141,7 +141,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSize => write!(f, "size_mib=0: a device has at least 1 MiB"),
-            Self::Devices(devices) => write!(f, "devices={devices}: choose 1 to {MAX_DEVICES}"),
+            Self::Devices(devices) => write!(f, "devices={devices}: choose 0 to {MAX_DEVICES}"),
             Self::Huge(huge) => write!(
                 f,
                 "huge={huge}: choose 0 (small pages only), 1 (large folios where they fit) or 2 (where madvise() asks for them)"
@@ -215,7 +215,6 @@ mod tests {
     #[test]
     fn nothing_and_too_many_are_refused() {
         assert_eq!(sizes(0, 1), Err(Refusal::NoSize));
-        assert_eq!(sizes(1, 0), Err(Refusal::Devices(0)));
         assert_eq!(sizes(1, 1025), Err(Refusal::Devices(1025)));
     }
 

@@ -19,6 +19,7 @@ use kernel::fs::{File, Kiocb, LocalFile};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::module::{this_module, ModuleMetadata};
 use kernel::prelude::*;
+use kernel::sync::poll::PollTable;
 use kernel::sync::Arc;
 use kernel::types::ForeignOwnable;
 
@@ -47,11 +48,11 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     /// or deregister one.
     fn open(registration: &Self::Registration, file: &File) -> Result<Arc<Self>>;
 
-    /// Returns the pages that the file reads, writes and maps.
+    /// Returns the pages that the file reads, writes and maps; `None` for a file that only takes requests.
     ///
     /// All files for which it is the same one share their pages: a device's pages do not depend on the
     /// node in `/dev` that it was opened by.
-    fn address_space(&self) -> &AddressSpace;
+    fn address_space(&self) -> Option<&AddressSpace>;
 
     /// Sets up a mapping of the file.
     ///
@@ -98,13 +99,23 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Returns what a file is ready for, and has the caller of `poll()` woken when that may have changed.
+    ///
+    /// For the latter, first [`PollTable::register_wait`], then look. A file without this is always ready to
+    /// be read and written.
+    ///
+    /// Context: process; may sleep.
+    fn poll(&self, _file: &File, _table: &PollTable<'_>) -> Readiness {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Handles a request of the driver's own.
     ///
     /// Called for 32-bit programs as well: structures must have one layout for both, and `argument` is
     /// already widened as a pointer.
     ///
     /// Context: process; may sleep.
-    fn ioctl(&self, _command: u32, _argument: usize) -> Result<isize> {
+    fn ioctl(&self, _file: &File, _command: u32, _argument: usize) -> Result<isize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -120,6 +131,36 @@ pub(super) unsafe fn data<'a, F: FileOperations>(file: *mut bindings::file) -> &
     let data: *const F = &*borrowed;
     // SAFETY: The `Arc` in the file keeps the value alive until the file is released.
     unsafe { &*data }
+}
+
+/// What a file is ready for, mirroring `EPOLLIN` and so on.
+#[derive(Clone, Copy)]
+pub(crate) struct Readiness(u32);
+
+impl Readiness {
+    /// Reading and writing will not wait.
+    pub(crate) const READ_WRITE: Self =
+        Self(bindings::POLLIN | bindings::POLLRDNORM | bindings::POLLOUT | bindings::POLLWRNORM);
+    /// Something out of the ordinary has happened, which the driver's documentation names.
+    pub(crate) const PRIORITY: Self = Self(bindings::POLLPRI);
+    /// What the file stands for is gone.
+    pub(crate) const GONE: Self = Self(bindings::POLLERR | bindings::POLLHUP);
+}
+
+impl core::ops::BitOr for Readiness {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Returns whether a file was opened for writing.
+///
+/// Mirrors the test of `FMODE_WRITE` in the VFS.
+pub(crate) fn is_open_for_writing(file: &File) -> bool {
+    let access = file.flags() & kernel::fs::file::flags::O_ACCMODE;
+    access == kernel::fs::file::flags::O_WRONLY || access == kernel::fs::file::flags::O_RDWR
 }
 
 /// A request to move the position of a file.
@@ -304,6 +345,7 @@ impl<F: FileOperations> FileOperationsTable<F> {
         } else {
             None
         },
+        poll: if F::HAS_POLL { Some(Self::poll) } else { None },
         unlocked_ioctl: if F::HAS_IOCTL {
             Some(Self::ioctl)
         } else {
@@ -336,12 +378,15 @@ impl<F: FileOperations> FileOperationsTable<F> {
             Ok(data) => data,
             Err(error) => return error.to_errno(),
         };
-        let mapping = data.address_space().as_raw();
+        let mapping = data.address_space().map(AddressSpace::as_raw);
         // SAFETY: The file is being opened, so that its fields are this function's to set. The address
         // space is borrowed from the data, which the file keeps until it is released, and nothing uses
         // `f_mapping` after that.
         unsafe {
             (*file).private_data = data.into_foreign();
+            let Some(mapping) = mapping else {
+                return 0;
+            };
             helpers::abstractions_helper_file_set_mapping(file, mapping);
             // What the trait promises of every file, see `FileOperations::open`. And "no reuse", by which
             // unmapping does not spend time on how recently pages were used, that are never reclaimed.
@@ -365,6 +410,10 @@ impl<F: FileOperations> FileOperationsTable<F> {
     unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         // SAFETY: By the requirements of this function.
         let (data, desc) = unsafe { (data::<F>((*desc).file), VmAreaDesc::from_raw(desc)) };
+        // What answers faults relies on the address space.
+        if data.address_space().is_none() {
+            return ENODEV.to_errno();
+        }
         match desc.and_then(|desc| data.mmap_prepare(desc)) {
             Ok(()) => 0,
             Err(error) => error.to_errno(),
@@ -455,7 +504,10 @@ impl<F: FileOperations> FileOperationsTable<F> {
         // SAFETY: By the requirements of this function; the position belongs to the caller, who waits.
         let (data, file, position) =
             unsafe { (data::<F>(file), File::from_raw_file(file), &mut *position) };
-        // INVARIANT: These are the arguments.
+        if data.address_space().is_none() {
+            return EINVAL.to_errno() as isize;
+        }
+        // INVARIANT: These are the arguments, and `open` has set `f_mapping`.
         let mut splice = SpliceRead {
             file,
             position,
@@ -471,14 +523,29 @@ impl<F: FileOperations> FileOperationsTable<F> {
 
     /// # Safety
     ///
+    /// `file` must have been opened by [`Self::open`], and `table` be null or valid.
+    unsafe extern "C" fn poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) -> bindings::__poll_t {
+        // SAFETY: By the requirements of this function; nobody uses the file's position here.
+        let (data, file) = unsafe { (data::<F>(file), File::from_raw_file(file)) };
+        // SAFETY: By the requirements of this function.
+        let table = unsafe { PollTable::from_raw(table) };
+        data.poll(file, &table).0
+    }
+
+    /// # Safety
+    ///
     /// `file` must have been opened by [`Self::open`].
     unsafe extern "C" fn ioctl(
         file: *mut bindings::file,
         command: c_uint,
         argument: c_ulong,
     ) -> c_long {
-        // SAFETY: By the requirements of this function.
-        match unsafe { data::<F>(file) }.ioctl(command, argument) {
+        // SAFETY: By the requirements of this function; nobody uses the file's position here.
+        let (data, file) = unsafe { (data::<F>(file), File::from_raw_file(file)) };
+        match data.ioctl(file, command, argument) {
             Ok(value) => value as c_long,
             Err(error) => error.to_errno() as c_long,
         }

@@ -255,19 +255,6 @@ impl LockedFolio {
             helpers::abstractions_helper_folio_mark_uptodate(self.as_raw());
         }
     }
-
-    /// Marks the folio as changed since it was last written back, or, where there is nothing to write
-    /// back to, as worth keeping: a dirty folio is not dropped to gain memory.
-    ///
-    /// Mirrors `folio_mark_dirty()`.
-    pub(crate) fn mark_dirty(&self) {
-        // SAFETY: The folio is alive and locked; nobody marks it clean meanwhile.
-        unsafe {
-            if !helpers::abstractions_helper_folio_test_dirty(self.as_raw()) {
-                bindings::folio_mark_dirty(self.as_raw());
-            }
-        }
-    }
 }
 
 impl Deref for LockedFolio {

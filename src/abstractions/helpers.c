@@ -88,6 +88,21 @@ void abstractions_helper_filemap_invalidate_unlock_shared(struct address_space *
 	filemap_invalidate_unlock_shared(mapping);
 }
 
+void abstractions_helper_filemap_invalidate_lock(struct address_space *mapping)
+{
+	filemap_invalidate_lock(mapping);
+}
+
+void abstractions_helper_filemap_invalidate_unlock(struct address_space *mapping)
+{
+	filemap_invalidate_unlock(mapping);
+}
+
+void abstractions_helper_mapping_set_error(struct address_space *mapping, int error)
+{
+	mapping_set_error(mapping, error);
+}
+
 struct folio *abstractions_helper_filemap_get_folio(struct address_space *mapping, pgoff_t index)
 {
 	return filemap_get_folio(mapping, index);
@@ -135,7 +150,6 @@ void abstractions_helper_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
-
 size_t abstractions_helper_folio_size(const struct folio *folio)
 {
 	return folio_size(folio);
@@ -154,11 +168,6 @@ unsigned long abstractions_helper_folio_pfn(const struct folio *folio)
 bool abstractions_helper_folio_test_uptodate(const struct folio *folio)
 {
 	return folio_test_uptodate(folio);
-}
-
-bool abstractions_helper_folio_test_dirty(const struct folio *folio)
-{
-	return folio_test_dirty(folio);
 }
 
 void abstractions_helper_folio_mark_uptodate(struct folio *folio)

@@ -49,6 +49,16 @@ extern "C" {
     pub(super) fn abstractions_helper_filemap_invalidate_unlock_shared(
         mapping: *mut bindings::address_space,
     );
+    pub(super) fn abstractions_helper_filemap_invalidate_lock(
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_filemap_invalidate_unlock(
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_mapping_set_error(
+        mapping: *mut bindings::address_space,
+        error: c_int,
+    );
     pub(super) fn abstractions_helper_filemap_get_folio(
         mapping: *mut bindings::address_space,
         index: c_ulong,
@@ -76,7 +86,6 @@ extern "C" {
     pub(super) fn abstractions_helper_folio_order(folio: *const bindings::folio) -> c_uint;
     pub(super) fn abstractions_helper_folio_pfn(folio: *const bindings::folio) -> c_ulong;
     pub(super) fn abstractions_helper_folio_test_uptodate(folio: *const bindings::folio) -> bool;
-    pub(super) fn abstractions_helper_folio_test_dirty(folio: *const bindings::folio) -> bool;
     pub(super) fn abstractions_helper_folio_mark_uptodate(folio: *mut bindings::folio);
     pub(super) fn abstractions_helper_folio_contain_hwpoisoned_page(
         folio: *mut bindings::folio,

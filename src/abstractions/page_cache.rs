@@ -214,20 +214,30 @@ impl AddressSpace {
     /// Mirrors `inode_lock()`. Sleeps; with [`Wait::Forbidden`] fails with `EAGAIN` instead.
     pub(crate) fn lock_for_writing(&self, wait: Wait) -> Result<WriteGuard<'_>> {
         match wait {
-            // SAFETY: The inode is alive by the type invariant.
-            Wait::Allowed => unsafe { helpers::abstractions_helper_inode_lock(self.host()) },
+            Wait::Allowed => Ok(self.lock_for_writing_always()),
             Wait::Forbidden => {
                 // SAFETY: The inode is alive by the type invariant.
                 if !unsafe { helpers::abstractions_helper_inode_trylock(self.host()) } {
                     return Err(EAGAIN);
                 }
+                // INVARIANT: The lock was just taken.
+                Ok(WriteGuard {
+                    space: self,
+                    _not_send: NotThreadSafe,
+                })
             }
         }
+    }
+
+    /// Locks the inode for writing, however long that takes. Mirrors `inode_lock()`. Sleeps.
+    pub(crate) fn lock_for_writing_always(&self) -> WriteGuard<'_> {
+        // SAFETY: The inode is alive by the type invariant.
+        unsafe { helpers::abstractions_helper_inode_lock(self.host()) };
         // INVARIANT: The lock was just taken.
-        Ok(WriteGuard {
+        WriteGuard {
             space: self,
             _not_send: NotThreadSafe,
-        })
+        }
     }
 
     fn gfp(&self, order: u32, wait: Wait) -> bindings::gfp_t {
@@ -299,6 +309,23 @@ impl Drop for InvalidateSharedGuard<'_> {
     }
 }
 
+/// The page cache while it is locked against whoever brings in pages; see [`WriteGuard::lock_against_faults`].
+///
+/// # Invariants
+///
+/// The invalidate lock of `space` is held exclusively, and this value owns it; the inode lock is held, too.
+struct InvalidateGuard<'a> {
+    space: &'a AddressSpace,
+    _not_send: NotThreadSafe,
+}
+
+impl Drop for InvalidateGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock is held.
+        unsafe { helpers::abstractions_helper_filemap_invalidate_unlock(self.space.as_raw()) };
+    }
+}
+
 /// Proof that the inode is locked for writing.
 ///
 /// # Invariants
@@ -309,7 +336,65 @@ pub(crate) struct WriteGuard<'a> {
     _not_send: NotThreadSafe,
 }
 
-impl WriteGuard<'_> {
+impl<'a> WriteGuard<'a> {
+    /// Locks the page cache against faults, reads and writes that would bring in pages.
+    fn lock_against_faults(&self) -> InvalidateGuard<'a> {
+        // SAFETY: The pointer is valid by the type invariant of `AddressSpace`.
+        unsafe { helpers::abstractions_helper_filemap_invalidate_lock(self.space.as_raw()) };
+        // INVARIANT: The lock was just taken; the inode lock is held by the type invariant.
+        InvalidateGuard {
+            space: self.space,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// Changes the size of the file in bytes, and returns how many bytes of memory went by that.
+    ///
+    /// What is beyond the new end leaves every mapping, private copies of it as well, and the page cache; a
+    /// page that somebody has pinned stays theirs. Of a page or a large folio that the new end divides and
+    /// that cannot be split, the rest is overwritten with zeros. Mirrors `truncate_setsize()` under the
+    /// invalidate lock. Sleeps.
+    ///
+    /// Fails with `EFBIG` for a size beyond what the VFS can count.
+    pub(crate) fn set_size(&self, size: u64) -> Result<u64> {
+        Ok(self.set_file_size(bindings::loff_t::try_from(size).map_err(|_| EFBIG)?))
+    }
+
+    /// Sets the size of the file to 0, see [`Self::set_size`].
+    pub(crate) fn empty(&self) -> u64 {
+        self.set_file_size(0)
+    }
+
+    fn set_file_size(&self, size: bindings::loff_t) -> u64 {
+        let _guard = self.lock_against_faults();
+        let before = self.space.resident_bytes();
+        // SAFETY: The inode is alive, and both locks that its size is changed under are held. No caller passes
+        // a negative size.
+        unsafe { bindings::truncate_setsize(self.space.host(), size) };
+        before.saturating_sub(self.space.resident_bytes())
+    }
+
+    /// Takes the bytes from `start` to `end`, exclusive, out of the file, so that they read as zeros, and
+    /// returns how many bytes of memory went by that.
+    ///
+    /// Whole pages leave every mapping, private copies stay, and the page cache; a page that somebody has
+    /// pinned stays theirs. What is not whole pages, and a part of a large folio that cannot be split, is
+    /// overwritten with zeros. Mirrors `truncate_pagecache_range()` under the invalidate lock. Sleeps.
+    ///
+    /// Fails with `EFBIG` for an end beyond what the VFS can count. An empty range is none.
+    pub(crate) fn punch(&self, start: u64, end: u64) -> Result<u64> {
+        if start >= end {
+            return Ok(0);
+        }
+        let start = bindings::loff_t::try_from(start).map_err(|_| EFBIG)?;
+        let last = bindings::loff_t::try_from(end - 1).map_err(|_| EFBIG)?;
+        let _guard = self.lock_against_faults();
+        let before = self.space.resident_bytes();
+        // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
+        unsafe { bindings::truncate_pagecache_range(self.space.host(), start, last) };
+        Ok(before.saturating_sub(self.space.resident_bytes()))
+    }
+
     /// Copies from user memory into the page cache, at most `limit` bytes, and moves the position on.
     ///
     /// Mirrors `generic_perform_write()`, which calls [`AddressSpaceOperations::write_begin`] for each
@@ -476,7 +561,7 @@ impl<A: AddressSpaceOperations> Operations<A> {
         read_folio: Some(Self::read_folio),
         write_begin: Some(Self::write_begin),
         write_end: Some(Self::write_end),
-        dirty_folio: Some(bindings::noop_dirty_folio),
+        dirty_folio: Some(Self::stay_clean),
         migrate_folio: Some(bindings::filemap_migrate_folio),
         error_remove_folio: Some(Self::keep_on_error),
         ..pin_init::zeroed()
@@ -513,7 +598,6 @@ impl<A: AddressSpaceOperations> Operations<A> {
         // SAFETY: The reference was just taken, and the caller gives up the lock.
         let folio = unsafe { LockedFolio::from_raw(folio) };
         folio.zero_fill();
-        folio.mark_dirty();
         0
     }
 
@@ -564,22 +648,39 @@ impl<A: AddressSpaceOperations> Operations<A> {
         if let Some(folio) = NonNull::new(folio) {
             // SAFETY: `write_begin` gave the reference and the lock to the caller, who gives them
             // back.
-            let folio = unsafe { LockedFolio::from_raw(folio) };
-            folio.mark_dirty();
+            drop(unsafe { LockedFolio::from_raw(folio) });
         }
         // The folio was whole before, so that any part of it may be new.
         copied as c_int
     }
 
-    /// Memory that has failed: keep the folio, so that its loss is an error and not a page of zeros.
+    /// A folio is never dirty: it is not written back, and what keeps it is that it is unevictable.
+    ///
+    /// Nor must it be: when a file is cut short within a large folio, what splits that folio takes a dirty part
+    /// beyond the end for one that its file system was to write back, and accounts for it there.
     ///
     /// # Safety
     ///
     /// None beyond what the caller of an address space operation promises.
-    unsafe extern "C" fn keep_on_error(
+    unsafe extern "C" fn stay_clean(
         _mapping: *mut bindings::address_space,
         _folio: *mut bindings::folio,
+    ) -> bool {
+        false
+    }
+
+    /// Memory that has failed: keep the folio, so that its loss is an error and not a page of zeros, and note
+    /// it for `fsync()`.
+    ///
+    /// # Safety
+    ///
+    /// `mapping` must be the address space of a [`PageCache<A>`].
+    unsafe extern "C" fn keep_on_error(
+        mapping: *mut bindings::address_space,
+        _folio: *mut bindings::folio,
     ) -> c_int {
+        // SAFETY: By the requirements of this function.
+        unsafe { helpers::abstractions_helper_mapping_set_error(mapping, EIO.to_errno()) };
         0
     }
 }

@@ -133,8 +133,6 @@ impl MemoryOperations {
         for order in extent::orders_around(index, pages, max_order) {
             match guard.add_zeroed_folio(extent::align_down(index, order), order, wait) {
                 Ok(Added::Here(folio)) => {
-                    // There is nowhere to write it back to: dirty means that it is not dropped.
-                    folio.mark_dirty();
                     this.counters.add(Event::FolioAdded, 1);
                     this.counters.add(Event::BytesAdded, folio.size() as u64);
                     return Ok(Some(folio));

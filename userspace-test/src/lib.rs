@@ -45,6 +45,10 @@ mod abi_matches_header;
 mod extent;
 #[cfg(test)]
 #[allow(dead_code)]
+#[path = "../../src/name.rs"]
+mod name;
+#[cfg(test)]
+#[allow(dead_code)]
 #[path = "../../src/parameters.rs"]
 mod parameters;
 

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a device may be called, without a kernel: tested on the host as well.
+
+use crate::abi;
+
+/// The name that the control node has, so that no device can.
+const CONTROL: &str = "control";
+
+/// A name that a device may have: 1 to 63 of the characters `A-Z a-z 0-9 . _ -`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Name(abi::Name);
+
+/// Why a name is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// There is nothing in it, a character that a name cannot have, or something after its end.
+    Invalid,
+    /// There is no zero at its end.
+    TooLong,
+    /// It is the control node's.
+    Taken,
+}
+
+impl Name {
+    /// Checks a name field.
+    pub(crate) fn check(field: &abi::Name) -> Result<Self, Refusal> {
+        let bytes = field.bytes();
+        if bytes.len() == abi::NAME_SIZE {
+            return Err(Refusal::TooLong);
+        }
+        let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let ended = field.0[bytes.len()..].iter().all(|&byte| byte == 0);
+        if bytes.is_empty() || !bytes.iter().all(allowed) || !ended {
+            return Err(Refusal::Invalid);
+        }
+        if bytes == CONTROL.as_bytes() {
+            return Err(Refusal::Taken);
+        }
+        Ok(Self(*field))
+    }
+
+    /// Returns the name field.
+    pub(crate) fn field(&self) -> &abi::Name {
+        &self.0
+    }
+
+    /// Returns the name.
+    pub(crate) fn as_str(&self) -> &str {
+        // It is ASCII.
+        core::str::from_utf8(self.0.bytes()).unwrap_or_default()
+    }
+
+    /// Returns what stands between `mmapdev` and the name in the node's name.
+    pub(crate) fn separator(&self) -> &'static str {
+        let number = self.0.bytes().iter().all(u8::is_ascii_digit);
+        if number {
+            ""
+        } else {
+            "-"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(bytes: &[u8]) -> Result<String, Refusal> {
+        let mut field = abi::Name::default();
+        field.0[..bytes.len()].copy_from_slice(bytes);
+        let name = Name::check(&field)?;
+        assert_eq!(name.field(), &field);
+        Ok(format!("mmapdev{}{}", name.separator(), name.as_str()))
+    }
+
+    #[test]
+    fn numbers_and_words_have_nodes_of_their_own() {
+        assert_eq!(check(b"0").unwrap(), "mmapdev0");
+        assert_eq!(check(b"1023").unwrap(), "mmapdev1023");
+        assert_eq!(check(b"frames").unwrap(), "mmapdev-frames");
+        assert_eq!(check(b"A.b_c-9").unwrap(), "mmapdev-A.b_c-9");
+        assert_eq!(check(&[b'x'; 63]).unwrap().len(), 63 + 8);
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for bad in [
+            &b""[..],
+            b"a/b",
+            b"/",
+            b"a b",
+            b"a\n",
+            b"!",
+            b"caf\xc3\xa9",
+            b"\xff",
+            b"a\0b",
+            b"\0a",
+        ] {
+            assert_eq!(check(bad), Err(Refusal::Invalid), "{bad:?}");
+        }
+        assert_eq!(check(&[b'x'; 64]), Err(Refusal::TooLong));
+        assert_eq!(check(b"control"), Err(Refusal::Taken));
+        assert!(check(b"control1").is_ok());
+    }
+}

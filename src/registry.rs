@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All devices of the module, by name: making them, finding them, ending them.
+//!
+//! # Lock order
+//!
+//! The registry's lock, then the lock of all misc devices, which registering and deregistering take. Opening
+//! a device runs under the latter, and takes the registry's at no time. The pages of a device that ends go
+//! after the registry's lock was let go of: that may have to wait for a write.
+
+use crate::abi;
+use crate::abstractions::misc_device::Registration;
+use crate::abstractions::pseudo_fs::PseudoMount;
+use crate::backing::memory::Memory;
+use crate::counters::Counters;
+use crate::device::Device;
+use crate::file::{Node, OpenDevice};
+use crate::name::Name;
+use crate::parameters::Huge;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::rbtree::RBTree;
+use kernel::str::CString;
+use kernel::sync::{Arc, Mutex};
+
+/// How many devices there may be.
+const MAX_DEVICES: usize = 4096;
+
+/// What a device is made from, checked.
+pub(crate) struct Plan {
+    pub(crate) name: Name,
+    /// Bytes: a multiple of the page size, above zero.
+    pub(crate) size: u64,
+    pub(crate) huge: Huge,
+    /// The order of the largest folio.
+    pub(crate) max_order: u32,
+}
+
+/// The devices.
+#[pin_data]
+pub(crate) struct Registry {
+    mount: Arc<PseudoMount>,
+    #[pin]
+    devices: Mutex<Devices>,
+}
+
+struct Devices {
+    last_id: u64,
+    count: usize,
+    by_id: RBTree<u64, Entry>,
+}
+
+/// A device that can be opened.
+struct Entry {
+    device: Arc<Device<Memory>>,
+    _registration: Pin<KBox<Registration<OpenDevice<Memory>>>>,
+}
+
+impl Registry {
+    /// Makes a registry of devices whose inodes live on `mount`.
+    pub(crate) fn new(mount: Arc<PseudoMount>) -> impl PinInit<Self> {
+        pin_init!(Self {
+            mount,
+            devices <- new_mutex!(Devices {
+                last_id: 0,
+                count: 0,
+                by_id: RBTree::new(),
+            }),
+        })
+    }
+
+    /// Makes a device and its node, and returns its id. May sleep.
+    ///
+    /// Fails with `EEXIST` where the name is taken, `ENOSPC` where there are too many devices, `EFBIG` for a
+    /// size that no file can have, and `ENOMEM`.
+    pub(crate) fn create(self: &Arc<Self>, plan: &Plan) -> Result<u64> {
+        let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
+        let node = CString::try_from_fmt(fmt!(
+            "mmapdev{}{}",
+            plan.name.separator(),
+            plan.name.as_str()
+        ))?;
+        let mut devices = self.devices.lock();
+        if devices.find(&plan.name).is_some() {
+            return Err(EEXIST);
+        }
+        if devices.count == MAX_DEVICES {
+            return Err(ENOSPC);
+        }
+        let id = devices.last_id + 1;
+        let memory = Memory::new(
+            self.mount.clone(),
+            plan.size,
+            plan.huge,
+            plan.max_order,
+            counters.clone(),
+        );
+        let device = Device::new(id, plan.name, memory, counters)?;
+        let data = Node {
+            device: device.clone(),
+            registry: self.clone(),
+        };
+        let registration = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
+        let entry = Entry {
+            device,
+            _registration: registration,
+        };
+        // Where this fails the entry is dropped, and the node with it; whoever has opened it by then has a
+        // device that nobody else can get at.
+        devices.by_id.try_create_and_insert(id, entry, GFP_KERNEL)?;
+        devices.last_id = id;
+        devices.count += 1;
+        Ok(id)
+    }
+
+    /// Ends a device, used or not. May sleep.
+    ///
+    /// Fails with `ENOENT` where there is none of that name.
+    pub(crate) fn destroy(&self, name: &Name) -> Result {
+        let id = self.devices.lock().find(name).ok_or(ENOENT)?;
+        self.destroy_id(id).map_err(|_| ENOENT)
+    }
+
+    /// Ends the device of an id. May sleep. Fails with `ENODEV` where that has happened.
+    pub(crate) fn destroy_id(&self, id: u64) -> Result {
+        let mut devices = self.devices.lock();
+        let entry = devices.by_id.remove(&id).ok_or(ENODEV)?;
+        devices.count -= 1;
+        let device = entry.device.clone();
+        // The node goes under the lock, so that the name is free for whoever takes the lock next.
+        drop(entry);
+        drop(devices);
+        device.end();
+        Ok(())
+    }
+
+    /// Takes all devices away, which nobody has open or can open any more. Each knows the registry, so that
+    /// neither would ever go without this.
+    pub(crate) fn clear(&self) {
+        self.devices.lock().by_id = RBTree::new();
+    }
+
+    /// Returns the device of a name; `ENOENT` where there is none.
+    pub(crate) fn get(&self, name: &Name) -> Result<Arc<Device<Memory>>> {
+        let devices = self.devices.lock();
+        let id = devices.find(name).ok_or(ENOENT)?;
+        let entry = devices.by_id.get(&id).ok_or(ENOENT)?;
+        Ok(entry.device.clone())
+    }
+
+    /// Returns the device with the least id above `id`; `ENOENT` where there is none.
+    pub(crate) fn next(&self, id: u64) -> Result<Arc<Device<Memory>>> {
+        let from = id.checked_add(1).ok_or(ENOENT)?;
+        let devices = self.devices.lock();
+        let cursor = devices.by_id.cursor_lower_bound(&from).ok_or(ENOENT)?;
+        Ok(cursor.current().1.device.clone())
+    }
+
+    /// Returns what the device with the least id above `id` is; see [`Self::next`].
+    pub(crate) fn next_info(&self, id: u64) -> Result<abi::Info> {
+        Ok(self.next(id)?.info())
+    }
+}
+
+impl Devices {
+    /// Returns the id of the device of a name.
+    fn find(&self, name: &Name) -> Option<u64> {
+        let mut all = self.by_id.values();
+        all.find(|entry| entry.device.name() == name)
+            .map(|entry| entry.device.id())
+    }
+}
