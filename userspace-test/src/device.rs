@@ -2,7 +2,7 @@
 
 //! An open device: its size, its counters and page frames.
 
-use crate::{abi, mapping};
+use crate::{abi, control, mapping};
 use rustix::fs::{self, Mode, OFlags, SeekFrom};
 use std::ffi::c_void;
 use std::io;
@@ -45,10 +45,7 @@ impl Device {
 
     /// Asks what the device is.
     pub fn info(&self) -> io::Result<abi::Info> {
-        let mut info = abi::Info {
-            size: size_of::<abi::Info>() as u32,
-            ..Default::default()
-        };
+        let mut info = empty_info();
         request(self.as_fd(), abi::IOC_INFO, &mut info)?;
         Ok(info)
     }
@@ -76,20 +73,72 @@ impl Device {
         Ok(frame)
     }
 
-    /// Makes a request whose argument is any address and which may be wrong in any way.
-    ///
-    /// # Panics
-    ///
-    /// If memory is there that is not part of a [`mapping::Mapping`]: the kernel may write to it.
-    pub fn raw_request(&self, command: u32, argument: usize) -> io::Result<()> {
-        assert!(mapping::is_free_for_the_kernel(argument, LARGEST_ARGUMENT)?);
-        // SAFETY: What the kernel can write to was checked just now: bytes that are only accessed
-        // atomically.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), command.into(), argument) };
-        if result < 0 {
+    /// Ends the device.
+    pub fn destroy(&self) -> io::Result<()> {
+        request(self.as_fd(), abi::IOC_DESTROY, &mut control::destroy("")?)
+    }
+
+    /// Changes the size of the device.
+    pub fn resize(&self, size: u64) -> io::Result<()> {
+        request(
+            self.as_fd(),
+            abi::IOC_RESIZE,
+            &mut control::resize("", size)?,
+        )
+    }
+
+    /// Gives back the memory of a range of the device.
+    pub fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mut punch = control::punch("", offset, length)?;
+        request(self.as_fd(), abi::IOC_PUNCH, &mut punch)
+    }
+
+    /// Raises an event for all who have the device open.
+    pub fn notify(&self) -> io::Result<()> {
+        // SAFETY: The request takes no pointer.
+        if unsafe { libc::ioctl(self.0.as_raw_fd(), abi::IOC_NOTIFY.into(), 0) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// Takes the events that this file has not seen, and returns how many there were.
+    pub fn take_events(&self) -> io::Result<u64> {
+        let mut events = abi::Events {
+            size: size_of::<abi::Events>() as u32,
+            ..Default::default()
+        };
+        request(self.as_fd(), abi::IOC_EVENTS, &mut events)?;
+        Ok(events.count)
+    }
+
+    /// Makes a request whose argument is any address; see [`raw_request`].
+    pub fn raw_request(&self, command: u32, argument: usize) -> io::Result<()> {
+        raw_request(self.as_fd(), command, argument)
+    }
+}
+
+/// Makes a request whose argument is any address and which may be wrong in any way.
+///
+/// # Panics
+///
+/// If memory is there that is not part of a [`mapping::Mapping`]: the kernel may write to it.
+pub fn raw_request(file: BorrowedFd<'_>, command: u32, argument: usize) -> io::Result<()> {
+    assert!(mapping::is_free_for_the_kernel(argument, LARGEST_ARGUMENT)?);
+    // SAFETY: What the kernel can write to was checked just now: bytes that are only accessed
+    // atomically.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), command.into(), argument) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The structure that asks what a device is.
+pub(crate) fn empty_info() -> abi::Info {
+    abi::Info {
+        size: size_of::<abi::Info>() as u32,
+        ..Default::default()
     }
 }
 
@@ -100,12 +149,22 @@ impl AsFd for Device {
 }
 
 /// The structures of the interface: plain numbers, each with its size in the first field.
-trait Argument {}
+pub(crate) trait Argument {}
 impl Argument for abi::Info {}
 impl Argument for abi::Counters {}
 impl Argument for abi::Frame {}
+impl Argument for abi::Create {}
+impl Argument for abi::Destroy {}
+impl Argument for abi::Resize {}
+impl Argument for abi::Punch {}
+impl Argument for abi::Events {}
 
-fn request<T: Argument>(fd: BorrowedFd<'_>, command: u32, argument: &mut T) -> io::Result<()> {
+/// Makes a request whose argument is the structure that belongs to it.
+pub(crate) fn request<T: Argument>(
+    fd: BorrowedFd<'_>,
+    command: u32,
+    argument: &mut T,
+) -> io::Result<()> {
     let argument: *mut c_void = std::ptr::from_mut(argument).cast();
     // SAFETY: The structure is plain numbers, and the kernel writes no more of it than its own first
     // field says.

@@ -10,6 +10,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | [`abi`] | the ioctl interface, the very file that the module is built from |
+//! | [`control`] | the node that makes and ends devices |
 //! | [`device`] | an open device: its size, counters and page frames, and wrong calls on purpose |
 //! | [`mapping`] | a piece of address space that unmaps itself, read and written with atomics |
 //! | [`pagemap`] | which page frame is behind an address of this process |
@@ -22,6 +23,7 @@
 //! | [`random`] | random numbers that are the same in every run |
 
 pub mod child;
+pub mod control;
 pub mod device;
 pub mod kernel_log;
 pub mod mapping;

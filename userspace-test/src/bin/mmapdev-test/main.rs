@@ -7,9 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+mod control;
+mod doorbell;
 mod fault;
 mod huge;
 mod ioctl;
+mod lifetime;
 mod load;
 mod map;
 mod open;
@@ -114,13 +117,23 @@ fn wait_for(word: &AtomicU64, value: u64) {
     );
 }
 
+/// Checks that something fails, and how.
+fn assert_errno<T: std::fmt::Debug>(result: io::Result<T>, errno: rustix::io::Errno, what: &str) {
+    let error = result.expect_err(what);
+    assert_eq!(
+        error.raw_os_error(),
+        Some(errno.raw_os_error()),
+        "{what}: {error}"
+    );
+}
+
 fn main() {
     let mut arguments = Arguments::from_args();
     // They share the module, the kernel's log and the count of free memory; and each forks, which only a
     // process of one thread may.
     arguments.test_threads = Some(1);
 
-    let areas: [(&str, &[Test]); 11] = [
+    let areas: [(&str, &[Test]); 14] = [
         ("load", load::TESTS),
         ("open", open::TESTS),
         ("map", map::TESTS),
@@ -132,6 +145,9 @@ fn main() {
         ("sync", sync::TESTS),
         ("splice", splice::TESTS),
         ("ioctl", ioctl::TESTS),
+        ("control", control::TESTS),
+        ("lifetime", lifetime::TESTS),
+        ("doorbell", doorbell::TESTS),
     ];
     // Tests that fail, for the rig to see that it notices.
     let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {

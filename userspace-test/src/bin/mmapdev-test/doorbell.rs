@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sleeping until another program rings: poll, epoll, and the requests that raise and take events.
+
+use crate::{assert_errno, Test};
+use mmapdev_userspace::child::Child;
+use mmapdev_userspace::control::Control;
+use mmapdev_userspace::device::{self, Device};
+use mmapdev_userspace::mapping::Mapping;
+use mmapdev_userspace::MIB;
+use rustix::event::{epoll, poll, PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use std::io;
+use std::thread;
+
+const SMALL: &str = "huge=0 size_mib=1";
+
+/// Longer than any wake-up takes.
+const LONG: Timespec = Timespec {
+    tv_sec: 20,
+    tv_nsec: 0,
+};
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+const READY: PollFlags = PollFlags::IN.union(PollFlags::OUT);
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::with("an_idle_device_can_be_read_and_written", SMALL, || {
+        let device = Device::open()?;
+        assert_eq!(look(&device)?, READY);
+        assert_eq!(device.take_events()?, 0);
+        Ok(())
+    }),
+    Test::with(
+        "an_event_is_there_for_all_until_each_has_taken_it",
+        SMALL,
+        || {
+            let (ringer, one, other) = (Device::open()?, Device::open()?, Device::open()?);
+            for _ in 0..3 {
+                ringer.notify()?;
+            }
+            for file in [&one, &other, &ringer] {
+                assert_eq!(look(file)?, READY | PollFlags::PRI);
+                assert_eq!(look(file)?, READY | PollFlags::PRI, "looking takes nothing");
+                assert_eq!(file.take_events()?, 3);
+                assert_eq!(look(file)?, READY);
+                assert_eq!(file.take_events()?, 0);
+            }
+            assert_eq!(ringer.counters()?.events, 3);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "a_file_sees_no_event_from_before_it_was_opened",
+        SMALL,
+        || {
+            let ringer = Device::open()?;
+            ringer.notify()?;
+            let late = Device::open()?;
+            assert_eq!(look(&late)?, READY);
+            assert_eq!(late.take_events()?, 0);
+            Ok(())
+        },
+    ),
+    Test::with("ringing_needs_write_access", SMALL, || {
+        let reader = Device::open_with(device::FIRST, OFlags::RDONLY)?;
+        assert_errno(reader.notify(), Errno::BADF, "notify");
+        assert_eq!(reader.take_events()?, 0);
+        Device::open_with(device::FIRST, OFlags::WRONLY)?.notify()?;
+        assert_eq!(reader.take_events()?, 1, "and waiting does not");
+        Ok(())
+    }),
+    Test::with("ringing_takes_no_argument", SMALL, || {
+        let device = Device::open()?;
+        let refused = device.raw_request(mmapdev_userspace::abi::IOC_NOTIFY, 1);
+        assert_errno(refused, Errno::INVAL, "an argument");
+        assert_eq!(device.take_events()?, 0);
+        Ok(())
+    }),
+    Test::with("two_processes_take_turns_by_sleeping", SMALL, || {
+        const TURNS: u64 = 500;
+        // Each has a file of its own; the data is in the mapping, the doorbell says when to look.
+        let ours = Device::open()?;
+        let mapping = Mapping::shared(&ours, MIB)?;
+        let theirs = Device::open()?;
+        let child = Child::run(|| {
+            for turn in 0..TURNS {
+                sleep_until(&theirs, || mapping.word(0).load(SEQ) == 2 * turn + 1);
+                mapping.word(0).store(2 * turn + 2, SEQ);
+                theirs.notify().expect("the child rings");
+            }
+            Vec::new()
+        })?;
+        for turn in 0..TURNS {
+            mapping.word(0).store(2 * turn + 1, SEQ);
+            ours.notify()?;
+            sleep_until(&ours, || mapping.word(0).load(SEQ) == 2 * turn + 2);
+        }
+        child.join();
+        assert_eq!(ours.counters()?.events, 2 * TURNS);
+        Ok(())
+    }),
+    Test::with("epoll_is_woken_once_an_event_edge_triggered", SMALL, || {
+        let (waiter, ringer) = (Device::open()?, Device::open()?);
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::PRI | epoll::EventFlags::ET;
+        epoll::add(&set, &waiter, epoll::EventData::new_u64(7), flags)?;
+        let wait = |timeout: &Timespec| -> io::Result<usize> {
+            let mut events = Vec::with_capacity(4);
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            Ok(epoll::wait(&set, spare, Some(timeout))?)
+        };
+        assert_eq!(wait(&AT_ONCE)?, 0);
+        for _ in 0..3 {
+            ringer.notify()?;
+            assert_eq!(wait(&LONG)?, 1);
+            assert_eq!(wait(&AT_ONCE)?, 0, "an edge is told once");
+        }
+        assert_eq!(waiter.take_events()?, 3);
+        Ok(())
+    }),
+    Test::with(
+        "threads_that_share_a_file_take_each_event_once",
+        SMALL,
+        || {
+            const EVENTS: u64 = 3000;
+            let (shared, ringer) = (Device::open()?, Device::open()?);
+            let done = std::sync::atomic::AtomicBool::new(false);
+            let taken: u64 = thread::scope(|scope| {
+                let takers: Vec<_> = (0..2)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            let mut sum = 0;
+                            while !done.load(SEQ) {
+                                sum += shared.take_events().expect("events");
+                            }
+                            sum
+                        })
+                    })
+                    .collect();
+                for _ in 0..EVENTS {
+                    ringer.notify().expect("ring");
+                }
+                done.store(true, SEQ);
+                takers
+                    .into_iter()
+                    .map(|taker| taker.join().expect("a taker"))
+                    .sum()
+            });
+            assert_eq!(taken + shared.take_events()?, EVENTS);
+            Ok(())
+        },
+    ),
+    Test::with("destroying_wakes_who_waits", SMALL, || {
+        let device = Device::open()?;
+        let child = Child::run(|| {
+            let seen = wait_for_any(&device, &LONG).expect("poll");
+            vec![u8::from(
+                seen == PollFlags::PRI || seen.contains(PollFlags::HUP | PollFlags::ERR),
+            )]
+        })?;
+        Control::open()?.destroy("0")?;
+        assert_eq!(child.join(), [1]);
+        let seen = look(&device)?;
+        assert!(seen.contains(PollFlags::HUP | PollFlags::ERR), "{seen:?}");
+        Ok(())
+    }),
+];
+
+const SEQ: std::sync::atomic::Ordering = std::sync::atomic::Ordering::SeqCst;
+
+/// What a file is ready for at this moment.
+fn look(device: &Device) -> io::Result<PollFlags> {
+    let mut fds = [PollFd::new(device, READY | PollFlags::PRI)];
+    poll(&mut fds, Some(&AT_ONCE))?;
+    Ok(fds[0].revents())
+}
+
+/// Waits for an event, or for the end of the device.
+fn wait_for_any(device: &Device, timeout: &Timespec) -> io::Result<PollFlags> {
+    let mut fds = [PollFd::new(device, PollFlags::PRI)];
+    poll(&mut fds, Some(timeout))?;
+    Ok(fds[0].revents())
+}
+
+/// Sleeps from event to event until something is so.
+fn sleep_until(device: &Device, is_so: impl Fn() -> bool) {
+    while !is_so() {
+        let seen = wait_for_any(device, &LONG).expect("poll");
+        assert!(seen.contains(PollFlags::PRI), "woken by {seen:?}");
+        device.take_events().expect("events");
+    }
+}

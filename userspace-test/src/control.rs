@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The node that makes and ends devices.
+
+use crate::device::{self, Device};
+use crate::{abi, abi::Name};
+use rustix::fs::{self, Mode, OFlags};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// The node.
+pub const PATH: &str = "/dev/mmapdev-control";
+
+/// The node, open.
+#[derive(Debug)]
+pub struct Control(OwnedFd);
+
+/// Returns the node of the device of a name.
+pub fn node(name: &str) -> PathBuf {
+    let number = name.bytes().all(|byte| byte.is_ascii_digit());
+    let separator = if number { "" } else { "-" };
+    Path::new("/dev").join(format!("mmapdev{separator}{name}"))
+}
+
+/// Returns a name field, whatever the module says to what is in it.
+///
+/// Fails with `ENAMETOOLONG` where it does not fit.
+pub fn name_field(name: &[u8]) -> io::Result<Name> {
+    Name::new(name).ok_or_else(|| io::Error::from_raw_os_error(libc::ENAMETOOLONG))
+}
+
+impl Control {
+    /// Opens the node.
+    pub fn open() -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        Ok(Self(fs::open(PATH, flags, Mode::empty())?))
+    }
+
+    /// Makes a device as the structure says, whose size need not be filled in, and returns its id.
+    pub fn create(&self, plan: abi::Create) -> io::Result<u64> {
+        let mut create = abi::Create {
+            size: size_of::<abi::Create>() as u32,
+            ..plan
+        };
+        device::request(self.as_fd(), abi::IOC_CREATE, &mut create)?;
+        Ok(create.id)
+    }
+
+    /// Makes a device of memory of this size and opens it.
+    pub fn create_and_open(&self, name: &str, size: u64) -> io::Result<Device> {
+        self.create(memory(name, size)?)?;
+        Device::open_with(node(name), OFlags::RDWR)
+    }
+
+    /// Ends a device.
+    pub fn destroy(&self, name: &str) -> io::Result<()> {
+        device::request(self.as_fd(), abi::IOC_DESTROY, &mut destroy(name)?)
+    }
+
+    /// Changes the size of a device.
+    pub fn resize(&self, name: &str, size: u64) -> io::Result<()> {
+        device::request(self.as_fd(), abi::IOC_RESIZE, &mut resize(name, size)?)
+    }
+
+    /// Gives back the memory of a range of a device.
+    pub fn punch(&self, name: &str, offset: u64, length: u64) -> io::Result<()> {
+        let mut punch = punch(name, offset, length)?;
+        device::request(self.as_fd(), abi::IOC_PUNCH, &mut punch)
+    }
+
+    /// Asks what a device is.
+    pub fn info(&self, name: &str) -> io::Result<abi::Info> {
+        let mut info = abi::Info {
+            name: name_field(name.as_bytes())?,
+            ..device::empty_info()
+        };
+        device::request(self.as_fd(), abi::IOC_INFO, &mut info)?;
+        Ok(info)
+    }
+
+    /// Asks what the device with the least id above `id` is; `None` where there is none.
+    pub fn next(&self, id: u64) -> io::Result<Option<abi::Info>> {
+        let mut info = abi::Info {
+            id,
+            ..device::empty_info()
+        };
+        match device::request(self.as_fd(), abi::IOC_NEXT, &mut info) {
+            Ok(()) => Ok(Some(info)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks for all devices.
+    pub fn list(&self) -> io::Result<Vec<abi::Info>> {
+        let mut all = Vec::new();
+        let mut id = 0;
+        while let Some(info) = self.next(id)? {
+            id = info.id;
+            all.push(info);
+        }
+        Ok(all)
+    }
+
+    /// Makes a request whose argument is any address; see [`device::raw_request`].
+    pub fn raw_request(&self, command: u32, argument: usize) -> io::Result<()> {
+        device::raw_request(self.as_fd(), command, argument)
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A device of memory that uses folios as large as fit.
+pub fn memory(name: &str, size: u64) -> io::Result<abi::Create> {
+    Ok(abi::Create {
+        size: size_of::<abi::Create>() as u32,
+        device_size: size,
+        backing: abi::BACKING_MEMORY,
+        huge: abi::HUGE_ALWAYS,
+        name: name_field(name.as_bytes())?,
+        ..Default::default()
+    })
+}
+
+pub(crate) fn destroy(name: &str) -> io::Result<abi::Destroy> {
+    Ok(abi::Destroy {
+        size: size_of::<abi::Destroy>() as u32,
+        name: name_field(name.as_bytes())?,
+        ..Default::default()
+    })
+}
+
+pub(crate) fn resize(name: &str, device_size: u64) -> io::Result<abi::Resize> {
+    Ok(abi::Resize {
+        size: size_of::<abi::Resize>() as u32,
+        device_size,
+        name: name_field(name.as_bytes())?,
+        ..Default::default()
+    })
+}
+
+pub(crate) fn punch(name: &str, offset: u64, length: u64) -> io::Result<abi::Punch> {
+    Ok(abi::Punch {
+        size: size_of::<abi::Punch>() as u32,
+        offset,
+        length,
+        name: name_field(name.as_bytes())?,
+        ..Default::default()
+    })
+}
