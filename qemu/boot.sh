@@ -59,11 +59,19 @@ elif [[ $("$QEMU_DIR/accel.sh") == kvm ]]; then
 else
     accelerator=(-accel tcg,thread=multi -cpu max -smp 2)
 fi
+# An empty disk, which a guest that counts has no use for.
+disk=()
+if [[ ! $icount ]]; then
+    rm -f "$files/disk"
+    truncate -s 256M "$files/disk"
+    disk=(-drive "file=/mmapdev/build/boot/$name/disk,format=raw,if=none,id=disk,cache=unsafe,discard=unmap"
+        -device virtio-blk-pci,drive=disk)
+fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(
     timeout --foreground -k 2 "$limit" qemu-system-x86_64
     -nodefaults -no-user-config -display none -no-reboot
-    -machine q35 "${accelerator[@]}" -m "$memory"
+    -machine q35 "${accelerator[@]}" -m "$memory" "${disk[@]}"
     -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
     -chardev stdio,id=job,signal=off -serial chardev:job
     -chardev "file,id=verdict,path=/mmapdev/build/boot/$name/verdict" -serial chardev:verdict
@@ -76,7 +84,7 @@ if [[ $interactive ]]; then
 else
     "$QEMU_DIR/enter.sh" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
 fi
-rm -f "$files/initrd"
+rm -f "$files/initrd" "$files/disk"
 
 # red STATUS SENTENCE: what went wrong, where the log is, and its end.
 red() {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Packs the guest's file system into build/guest.cpio: busybox, guest/init, the programs of user
-# space in /bin, the modules in /lib/mmapdev. What is not built yet is left out.
+# space in /bin, the modules in /lib/mmapdev, and of Debian's own modules the disk's. What is not built yet is
+# left out.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -21,6 +22,7 @@ done
 "$QEMU_DIR/enter.sh" sh -ec '
     cd build/guest
     cp /usr/bin/busybox bin/
+    xzcat /kernel/modules/drivers/block/virtio_blk.ko.xz >lib/virtio_blk.ko
     for name in $(busybox --list); do [ -e "bin/$name" ] || ln -s busybox "bin/$name"; done
     find . | sort | cpio --quiet -o -H newc -R 0:0 >../.guest.cpio
     mv ../.guest.cpio ../guest.cpio'

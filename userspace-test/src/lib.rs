@@ -19,6 +19,8 @@
 //! | [`module`] | loading and unloading the module |
 //! | [`kernel_log`] | the kernel's messages and taint flags since a moment, and which of them are bad |
 //! | [`child`] | child processes that report results, panics and faults faithfully |
+//! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
+//! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`table`] | rows in aligned columns |
 //! | [`random`] | random numbers that are the same in every run |
 
@@ -31,6 +33,8 @@ pub mod memory;
 pub mod module;
 pub mod pagemap;
 pub mod random;
+pub mod ring;
+pub mod shared_lock;
 pub mod smaps;
 pub mod table;
 

@@ -7,6 +7,8 @@
 
 use crate::{smaps, PAGE};
 use rustix::mm::{self, MapFlags, ProtFlags};
+use rustix::net::SendFlags;
+use rustix::process::{getpid, Pid};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -358,6 +360,107 @@ impl Mapping {
         let (fd, place) = (file.as_fd().as_raw_fd(), self.range(offset, len));
         // SAFETY: The kernel reads from this mapping only.
         count(unsafe { libc::pwrite64(fd, place.cast(), len, position as i64) })
+    }
+}
+
+/// Parts of this mapping and of another process's: what `process_vm_readv()` and its relatives move.
+impl Mapping {
+    /// Copies what is at an address of another process into the mapping.
+    pub fn read_from_process(
+        &self,
+        pid: Pid,
+        address: usize,
+        offset: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        let local = self.io_vector(offset, len);
+        let remote = vector(address, len);
+        // SAFETY: The kernel writes to this mapping only, whose bytes are only accessed atomically.
+        count(unsafe {
+            libc::process_vm_readv(pid.as_raw_nonzero().get(), &local, 1, &remote, 1, 0)
+        })
+    }
+
+    /// Copies from the mapping to an address of another process.
+    pub fn write_to_process(
+        &self,
+        pid: Pid,
+        address: usize,
+        offset: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        assert_ne!(pid, getpid(), "would write to any memory of this process");
+        let local = self.io_vector(offset, len);
+        let remote = vector(address, len);
+        // SAFETY: The kernel reads from this mapping only; the other process's memory is its own affair, as if
+        // by ptrace.
+        count(unsafe {
+            libc::process_vm_writev(pid.as_raw_nonzero().get(), &local, 1, &remote, 1, 0)
+        })
+    }
+
+    /// Gives a pipe pages of the mapping, without a copy (`vmsplice()`); with `gift`, for it to keep.
+    pub fn splice_to(
+        &self,
+        pipe: impl AsFd,
+        offset: usize,
+        len: usize,
+        gift: bool,
+    ) -> io::Result<usize> {
+        let local = self.io_vector(offset, len);
+        let flags = if gift { libc::SPLICE_F_GIFT } else { 0 };
+        // SAFETY: The pipe refers to pages of this mapping, whose bytes are only accessed atomically.
+        count(unsafe { libc::vmsplice(pipe.as_fd().as_raw_fd(), &local, 1, flags) })
+    }
+
+    /// Sends bytes from the mapping to a socket.
+    pub fn send_to(
+        &self,
+        socket: impl AsFd,
+        offset: usize,
+        len: usize,
+        flags: SendFlags,
+    ) -> io::Result<usize> {
+        let (fd, place) = (socket.as_fd().as_raw_fd(), self.range(offset, len));
+        // SAFETY: The kernel reads from this mapping only, now or, for a copy that is put off, from its pages.
+        count(unsafe { libc::send(fd, place.cast(), len, flags.bits() as i32) })
+    }
+
+    /// Receives bytes from a socket into the mapping.
+    pub fn receive_from(&self, socket: impl AsFd, offset: usize, len: usize) -> io::Result<usize> {
+        let (fd, place) = (socket.as_fd().as_raw_fd(), self.range(offset, len));
+        // SAFETY: The kernel writes to this mapping only, whose bytes are only accessed atomically.
+        count(unsafe { libc::recv(fd, place.cast_mut().cast(), len, 0) })
+    }
+
+    fn io_vector(&self, offset: usize, len: usize) -> libc::iovec {
+        libc::iovec {
+            iov_base: self.range(offset, len).cast_mut().cast(),
+            iov_len: len,
+        }
+    }
+}
+
+/// Allows a TCP socket to send pages without a copy (`SO_ZEROCOPY`).
+pub fn allow_zerocopy(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: The option is a number, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ZEROCOPY,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    count(result as isize).map(drop)
+}
+
+fn vector(address: usize, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: std::ptr::with_exposed_provenance_mut(address),
+        iov_len: len,
     }
 }
 

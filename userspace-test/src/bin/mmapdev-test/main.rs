@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod direct_io;
 mod doorbell;
 mod fault;
 mod huge;
@@ -16,10 +17,13 @@ mod lifetime;
 mod load;
 mod map;
 mod open;
+mod other_process;
 mod read_write;
 mod rig;
+mod robust_mutex;
 mod seek;
 mod share;
+mod sockets;
 mod splice;
 mod sync;
 
@@ -133,13 +137,17 @@ fn main() {
     // process of one thread may.
     arguments.test_threads = Some(1);
 
-    let areas: [(&str, &[Test]); 14] = [
+    let areas: [(&str, &[Test]); 18] = [
         ("load", load::TESTS),
         ("open", open::TESTS),
         ("map", map::TESTS),
         ("fault", fault::TESTS),
         ("huge", huge::TESTS),
         ("share", share::TESTS),
+        ("robust_mutex", robust_mutex::TESTS),
+        ("other_process", other_process::TESTS),
+        ("direct_io", direct_io::TESTS),
+        ("sockets", sockets::TESTS),
         ("read_write", read_write::TESTS),
         ("seek", seek::TESTS),
         ("sync", sync::TESTS),

@@ -273,6 +273,12 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with("a_pipe_takes_pages_of_the_mapping", LARGE, vmsplice),
+    Test::with(
+        "a_pipe_takes_pages_of_the_mapping_in_small_pages",
+        SMALL,
+        vmsplice,
+    ),
 ];
 
 fn new_memfd() -> io::Result<OwnedFd> {
@@ -457,5 +463,31 @@ fn transfers_in(once: In) -> io::Result<()> {
     }
     assert!(content(&device, size)? == model, "wrong bytes");
     assert_eq!(device.counters()?.bytes_written, total);
+    Ok(())
+}
+
+/// `vmsplice()`: the pipe has the pages themselves, so that a later store shows; given or lent.
+fn vmsplice() -> io::Result<()> {
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, 4 * PAGE)?;
+    for gift in [false, true] {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        mapping.write(PAGE, &[1; 2 * PAGE]);
+        assert_eq!(mapping.splice_to(&writer, PAGE, 2 * PAGE, gift)?, 2 * PAGE);
+        mapping.store(PAGE + 7, 2);
+        let bytes = drain(&reader, 2 * PAGE)?;
+        assert_eq!(bytes[7], 2, "the page is the mapping's, gift: {gift}");
+        assert!(bytes
+            .iter()
+            .enumerate()
+            .all(|(at, &byte)| byte == 1 || at == 7));
+        // And from the pipe into a file, without the program.
+        let file = new_memfd()?;
+        assert_eq!(mapping.splice_to(&writer, PAGE, PAGE, gift)?, PAGE);
+        let none = SpliceFlags::empty();
+        assert_eq!(splice(&reader, None, &file, None, PAGE, none)?, PAGE);
+        assert!(content(&file, PAGE)? == bytes[..PAGE]);
+        assert_eq!(mapping.load(PAGE + 7), 2, "the mapping keeps it");
+    }
     Ok(())
 }

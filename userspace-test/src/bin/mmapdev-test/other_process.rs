@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One process that looks into the mapping of another: `process_vm_readv()` and `process_vm_writev()`.
+//! (`/proc/PID/mem` is in `share.rs`.)
+
+use crate::{assert_errno, Test};
+use mmapdev_userspace::child::Child;
+use mmapdev_userspace::device::Device;
+use mmapdev_userspace::mapping::Mapping;
+use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
+use rustix::io::{pread, Errno};
+use rustix::process::getpid;
+use std::io;
+
+const SIZE: usize = 4 * MIB;
+const HUGE: &str = "huge=1 size_mib=4";
+const SMALL: &str = "huge=0 size_mib=4";
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::with("another_process_reads_the_mapping", HUGE, read),
+    Test::with(
+        "another_process_reads_the_mapping_in_small_pages",
+        SMALL,
+        read,
+    ),
+    Test::with("another_process_writes_the_mapping", HUGE, write),
+    Test::with(
+        "another_process_writes_the_mapping_in_small_pages",
+        SMALL,
+        write,
+    ),
+    Test::with("a_mapping_takes_the_memory_of_another_process", HUGE, take),
+    Test::with(
+        "a_mapping_takes_the_memory_of_another_process_in_small_pages",
+        SMALL,
+        take,
+    ),
+    Test::with("another_process_cannot_reach_beyond_the_end", HUGE, || {
+        let device = Device::open()?;
+        let mapping = Mapping::shared(&device, SIZE + PAGE)?;
+        let (parent, address) = (getpid(), mapping.address(SIZE));
+        let child = Child::run(|| {
+            let memory = Mapping::anonymous(PAGE).expect("memory");
+            let read = memory.read_from_process(parent, address, 0, 8);
+            assert_errno(read, Errno::FAULT, "a read");
+            let written = memory.write_to_process(parent, address, 0, 8);
+            assert_errno(written, Errno::FAULT, "a write");
+            Vec::new()
+        })?;
+        child.join();
+        Ok(())
+    }),
+];
+
+/// Across two huge pages, the second of which nobody has touched.
+const PLACE: usize = HUGE_PAGE - 3 * PAGE - 5;
+const LEN: usize = 6 * PAGE;
+
+fn bytes() -> Vec<u8> {
+    (0..LEN).map(|at| (at % 249) as u8 + 1).collect()
+}
+
+fn read() -> io::Result<()> {
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    let before_the_edge = HUGE_PAGE - PLACE;
+    mapping.write(PLACE, &bytes()[..before_the_edge]);
+    let (parent, address) = (getpid(), mapping.address(PLACE));
+    let child = Child::run(|| {
+        let memory = Mapping::anonymous(2 * LEN).expect("memory");
+        let count = memory.read_from_process(parent, address, 1, LEN);
+        assert_eq!(count.expect("a read"), LEN);
+        memory.read(1, LEN)
+    })?;
+    let mut expected = bytes();
+    expected[before_the_edge..].fill(0);
+    assert!(child.join() == expected);
+    Ok(())
+}
+
+fn write() -> io::Result<()> {
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    let (parent, address) = (getpid(), mapping.address(PLACE));
+    let child = Child::run(|| {
+        let memory = Mapping::anonymous(2 * LEN).expect("memory");
+        memory.write(1, &bytes());
+        let count = memory.write_to_process(parent, address, 1, LEN);
+        assert_eq!(count.expect("a write"), LEN);
+        Vec::new()
+    })?;
+    child.join();
+    assert!(mapping.read(PLACE, LEN) == bytes());
+    let mut seen = vec![0; LEN];
+    assert_eq!(pread(&device, &mut seen, PLACE as u64)?, LEN);
+    assert!(seen == bytes());
+    Ok(())
+}
+
+fn take() -> io::Result<()> {
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    let memory = Mapping::anonymous(2 * LEN)?;
+    memory.write(1, &bytes());
+    let (parent, address) = (getpid(), memory.address(1));
+    let child = Child::run(|| {
+        let count = mapping.read_from_process(parent, address, PLACE, LEN);
+        assert_eq!(count.expect("a read"), LEN);
+        let count = mapping.write_to_process(parent, address + LEN, PLACE, PAGE);
+        assert_eq!(count.expect("a write"), PAGE);
+        Vec::new()
+    })?;
+    child.join();
+    assert!(mapping.read(PLACE, LEN) == bytes());
+    assert!(memory.read(1 + LEN, PAGE) == bytes()[..PAGE]);
+    Ok(())
+}
