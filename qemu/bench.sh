@@ -1,32 +1,37 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Measures in the guest and shows the figures, as a table and in build/bench.json (instructions, one CPU)
-# and build/bench-time.json (nanoseconds, two CPUs): bench.sh [check]. With "check": instructions only, and
-# a bar that is missed makes it fail.
+# Measures in the guest and shows the figures, as tables and in build/bench.json: instructions on one CPU, and
+# nanoseconds on two: bench.sh [check]. With "check": instructions only, and a bar that is missed makes it fail.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# measure NAME FILE BOOT-OPTIONS... -- OPTIONS...: one boot; hugetlb's pages are set aside for comparison.
+# measure NAME BOOT-OPTIONS... -- OPTIONS...: one boot; hugetlb's pages are set aside for comparison.
 measure() {
-    local name=$1 file=$2 boot=()
-    shift 2
+    local name=$1 boot=()
+    shift
     while [[ $1 != -- ]]; do boot+=("$1") && shift; done
     "$QEMU_DIR/boot.sh" --name "$name" --limit 600 --append "hugepages=40" "${boot[@]}" \
-        mmapdev-bench measure "${@:2}" >"$file.tmp"
-    mv "$file.tmp" "$file"
+        mmapdev-bench measure "${@:2}" >"$BUILD/boot/$name/results.json"
+}
+
+boots=()
+# run TITLE NAME ARGUMENTS...: measures, and notes that for the collection.
+run() {
+    mkdir -p "$BUILD/boot/$2"
+    progress "$1" "$BUILD/log/$2.log" measure "${@:2}"
+    boots+=("$BUILD/boot/$2/results.json" "$BUILD/boot/$2/command")
 }
 
 # The kernel tests its ciphers in the first seconds, which would be counted, too.
-progress "counting instructions" "$BUILD/log/bench.log" measure bench "$BUILD/bench.json" --icount -- \
-    --unit instructions --settle 20
+run "counting instructions" bench --icount -- --unit instructions --settle 20
+if [[ ${1:-} != check ]]; then run "taking the time" bench-time --; fi
+emulator=$("$QEMU_DIR/enter.sh" qemu-system-x86_64 --version | head -n 1)
+"$BUILD/bin/mmapdev-bench" collect --emulator "$emulator" "${boots[@]}" >"$BUILD/bench.json.tmp"
+mv "$BUILD/bench.json.tmp" "$BUILD/bench.json"
 "$BUILD/bin/mmapdev-bench" report "$BUILD/bench.json"
+echo
 if [[ ${1:-} == check ]]; then
-    echo
     "$BUILD/bin/mmapdev-bench" check "$BUILD/bench.json"
-    exit
+else
+    echo "build/bench.json has the same for programs."
 fi
-progress "taking the time" "$BUILD/log/bench-time.log" measure bench-time "$BUILD/bench-time.json" --
-echo
-"$BUILD/bin/mmapdev-bench" report "$BUILD/bench-time.json"
-echo
-echo "build/bench.json and build/bench-time.json have the same for programs."

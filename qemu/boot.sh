@@ -78,6 +78,7 @@ qemu=(
     -kernel "$kernel" -initrd "/mmapdev/build/boot/$name/initrd"
     -append "console=ttyS0 loglevel=7 panic=-1 $append"
 )
+printf '%s\n' "${qemu[*]}" >"$files/command"
 status=0
 if [[ $interactive ]]; then
     "$QEMU_DIR/enter.sh" "${qemu[@]}" 2>"$files/qemu.log" || status=$?

@@ -77,13 +77,13 @@ impl<B: Backing> VmOperations for Mapping<B> {
     }
 }
 
-/// Maps a page that is in memory together with its neighbours, if it is one of many small ones. `None`
+/// Maps a page that is in memory together with its neighbours, if its folio is one of many in a window. `None`
 /// leaves the fault to be answered as any other.
 fn map_neighbours<'a, B: Backing>(device: &Device<B>, fault: &'a VmFault) -> Option<Installed<'a>> {
-    // A large folio is mapped as a whole, for less; unless there is bad memory in it, which is then left
-    // out.
+    // A folio as large as the window is mapped as a whole, for less; unless there is bad memory in it, which is
+    // then left out.
     let folio = device.pages().get_folio(fault.index())?;
-    if folio.order() > 0 && !folio.is_poisoned() {
+    if folio.order() >= NEIGHBOURS_ORDER && !folio.is_poisoned() {
         return None;
     }
     fault.map_resident(NEIGHBOURS_ORDER)

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What must not get worse: each bar is a figure of ours against one of the kernel's own memory, from the
-//! same boot.
+//! same boot, or a limit of its own.
+//!
+//! Two bars are as near as the kernel's own functions come. Of 510 instructions, 0.75 of memfd's first read
+//! touch, 274 go to the reverse map and the statistics of each single page (node, memory cgroup), and the
+//! least that finds, locks and maps a page by an exported function takes 290 more. And a huge entry of the
+//! page cache that is unmapped pays 220 for the same statistics, which hugetlb does not keep.
 
 use crate::results::Results;
 
@@ -29,14 +34,32 @@ const SUM_READ: &str = "sum through read(), best request";
 const BARS: &[Bar] = &[
     bar((READ, "mmapdev 2 MiB"), 1.05, (READ, "hugetlb")),
     bar((WRITE, "mmapdev 2 MiB"), 1.05, (WRITE, "hugetlb")),
-    bar((READ, "mmapdev 4 KiB"), 0.75, (READ, "memfd")),
+    bar((READ, "mmapdev 64 KiB"), 0.30, (READ, "memfd")),
+    bar((WRITE, "mmapdev 64 KiB"), 0.10, (WRITE, "memfd")),
+    bar((READ, "mmapdev 4 KiB"), 0.89, (READ, "memfd")),
     bar((WRITE, "mmapdev 4 KiB"), 0.25, (WRITE, "memfd")),
     bar((ABSENT, "mmapdev 2 MiB"), 1.05, (ABSENT, "anonymous THP")),
     bar((ABSENT, "mmapdev 4 KiB"), 0.90, (ABSENT, "memfd")),
-    bar((MUNMAP, "mmapdev 2 MiB"), 1.40, (MUNMAP, "hugetlb")),
+    bar((MUNMAP, "mmapdev 2 MiB"), 1.50, (MUNMAP, "hugetlb")),
     bar((MUNMAP, "mmapdev 4 KiB"), 1.00, (MUNMAP, "memfd")),
     bar((SUM, "mmapdev 2 MiB"), 0.70, (SUM_READ, "mmapdev 2 MiB")),
     bar((SUM, "mmapdev 2 MiB"), 0.52, (SUM_READ, "memfd")),
+];
+
+/// Faults that had to be repeated under the lock of the whole address space.
+pub(crate) const RETRIED: &str = "faults under the mmap lock";
+/// Memory that goes besides the data's own pages, in percent of these.
+pub(crate) const BESIDE: &str = "memory beside the data";
+
+/// A figure and the most that it may be.
+const LIMITS: &[(Figure, f64)] = &[
+    ((RETRIED, "mmapdev 2 MiB"), 0.0),
+    ((RETRIED, "mmapdev 64 KiB"), 0.0),
+    ((RETRIED, "mmapdev 4 KiB"), 0.0),
+    ((BESIDE, "mmapdev 2 MiB"), 0.2),
+    // The tree that finds the pages has a node of 576 bytes for 64 of them: 0.22 percent, as a memfd's.
+    ((BESIDE, "mmapdev 64 KiB"), 0.25),
+    ((BESIDE, "mmapdev 4 KiB"), 0.25),
 ];
 
 /// The requests of read() and write() that are measured, with their names.
@@ -82,6 +105,20 @@ pub(crate) fn check(results: &Results) -> bool {
             for variant in ["mmapdev 2 MiB", "mmapdev 4 KiB"] {
                 judge((&metric, variant), 1.0, (&metric, "memfd"));
             }
+        }
+    }
+    for ((metric, variant), most) in LIMITS {
+        let seen = results.least(metric, variant);
+        let kept = seen.is_some_and(|seen| seen <= *most);
+        let mark = if kept { "ok  " } else { "FAIL" };
+        match seen {
+            Some(seen) => println!("{mark} {metric}, {variant}: {seen:.2}; at most {most}"),
+            None => println!("{mark} {metric}, {variant}: not measured"),
+        }
+        if kept {
+            passed += 1;
+        } else {
+            failed += 1;
         }
     }
     println!("{passed} passed, {failed} failed");

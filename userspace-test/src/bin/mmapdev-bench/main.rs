@@ -3,8 +3,8 @@
 //! The benchmark: what mapping, touching and reading cost, beside the kernel's own kinds of memory.
 //!
 //! In a guest whose clock counts instructions (`qemu -icount`) a nanosecond is an instruction, so that the
-//! figures are the same in every run; in another guest they are time. `measure` runs in the guest,
-//! `report` and `check` on the host over what it printed.
+//! figures are the same in every run; in another guest they are time. `measure` runs in the guest;
+//! on the host `collect` puts what it printed together, and `report` and `check` look at that.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,9 @@ mod measure;
 mod results;
 
 use clap::{Parser, Subcommand};
-use results::Results;
+use results::{Collection, Results};
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,16 +38,41 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         settle: u64,
     },
-    /// Show results as a table
+    /// Put what several boots measured into one file, with what they ran in; prints JSON
+    Collect {
+        /// What the emulator says of its version
+        #[arg(long)]
+        emulator: String,
+        /// What `measure` printed, and behind it the file that has the emulator's command line
+        #[arg(required = true, num_args = 2..)]
+        files: Vec<PathBuf>,
+    },
+    /// Show what was collected as tables
     Report {
-        /// What `measure` printed
+        /// What `collect` printed
         file: PathBuf,
     },
     /// Fail if a bar is missed
     Check {
-        /// What `measure` printed
+        /// What `collect` printed
         file: PathBuf,
     },
+}
+
+fn collect(emulator: &str, files: &[PathBuf]) -> io::Result<Collection> {
+    let boots = files.chunks(2).map(|pair| match pair {
+        [results, command] => Ok(Results {
+            emulator: emulator.to_string(),
+            command: fs::read_to_string(command)?.trim().to_string(),
+            ..Results::read(results)?
+        }),
+        _ => Err(io::Error::other(
+            "each file of results needs its command line",
+        )),
+    });
+    Ok(Collection {
+        boots: boots.collect::<io::Result<_>>()?,
+    })
 }
 
 fn main() -> ExitCode {
@@ -57,11 +84,21 @@ fn main() -> ExitCode {
                 true
             })
         }
-        Command::Report { file } => Results::read(&file).map(|results| {
-            results.lines().iter().for_each(|line| println!("{line}"));
+        Command::Collect { emulator, files } => collect(&emulator, &files).map(|collection| {
+            println!("{}", collection.to_json());
             true
         }),
-        Command::Check { file } => Results::read(&file).map(|results| bars::check(&results)),
+        Command::Report { file } => Collection::read(&file).map(|collection| {
+            let tables = collection.boots.iter().map(|boot| boot.lines().join("\n"));
+            println!("{}", tables.collect::<Vec<_>>().join("\n\n"));
+            true
+        }),
+        Command::Check { file } => Collection::read(&file).and_then(|collection| {
+            let counted = collection.in_unit("instructions");
+            let counted =
+                counted.ok_or_else(|| io::Error::other("no boot counted instructions"))?;
+            Ok(bars::check(counted))
+        }),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

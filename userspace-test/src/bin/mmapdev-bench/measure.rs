@@ -2,12 +2,12 @@
 
 //! The measurements.
 
-use crate::bars::REQUESTS;
+use crate::bars::{BESIDE, REQUESTS, RETRIED};
 use crate::results::Results;
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::Loaded;
-use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
+use mmapdev_userspace::{memory, HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::mm::{Advice, MapFlags};
 use std::io;
@@ -37,6 +37,7 @@ enum Kind {
 
 const KINDS: &[(&str, Kind)] = &[
     ("mmapdev 2 MiB", Kind::Mmapdev("huge=1")),
+    ("mmapdev 64 KiB", Kind::Mmapdev("huge=1 folio_kib=64")),
     ("mmapdev 4 KiB", Kind::Mmapdev("huge=0")),
     ("memfd", Kind::Memfd(MemfdFlags::CLOEXEC)),
     ("hugetlb", Kind::Memfd(MemfdFlags::HUGETLB)),
@@ -110,8 +111,19 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
         let memory = kind.make()?;
         memory.map()?.touch_write(0, SIZE, 1);
         resident(&mut results, variant, &memory)?;
+        if results.cpus > 1 {
+            threads(&mut results, variant, &memory)?;
+        }
         if *variant != "hugetlb" {
             copying(&mut results, variant, &memory)?;
+        }
+        if let Memory::Device(device, _) = &memory {
+            let retried = device.counters()?.mmap_lock_faults as f64;
+            results.add(RETRIED, variant, "faults".into(), vec![retried]);
+        }
+        drop(memory);
+        if *variant != "hugetlb" {
+            beside(&mut results, variant, *kind)?;
         }
     }
     Ok(results)
@@ -155,6 +167,59 @@ fn resident(results: &mut Results, variant: &str, memory: &Memory) -> io::Result
     results.add("warm touch", variant, per_page(), warm);
     results.add("munmap", variant, per_page(), unmap);
     results.add("sum through a fresh mapping", variant, per_page(), sum);
+    Ok(())
+}
+
+/// First touches by two threads, each of its own half, against one that touches all.
+fn threads(results: &mut Results, variant: &str, memory: &Memory) -> io::Result<()> {
+    let [mut one, mut two, mut speed] = [(); 3].map(|()| Vec::new());
+    for _ in 0..RUNS {
+        let mapping = memory.map()?;
+        let alone = cost(|| mapping.touch_read(0, SIZE)).0;
+        drop(mapping);
+        let mapping = memory.map()?;
+        let (together, ()) = cost(|| {
+            std::thread::scope(|scope| {
+                for half in [0, SIZE / 2] {
+                    let mapping = &mapping;
+                    scope.spawn(move || mapping.touch_read(half, SIZE / 2));
+                }
+            });
+        });
+        one.push(alone / PAGES);
+        two.push(together / PAGES);
+        speed.push(alone / together);
+    }
+    let per_page = format!("{}/page", results.unit);
+    results.add("first touch by one thread", variant, per_page.clone(), one);
+    results.add("first touch by two threads", variant, per_page, two);
+    results.add("two threads' speed", variant, "times one's".into(), speed);
+    Ok(())
+}
+
+/// What else of the machine's memory goes when data comes in by write(), without any mapping.
+fn beside(results: &mut Results, variant: &str, kind: Kind) -> io::Result<()> {
+    let buffer = Mapping::anonymous(HUGE_PAGE)?;
+    buffer.touch_write(0, HUGE_PAGE, 1);
+    let mut percent = Vec::new();
+    // The first fills the lists of free memory that the kernel keeps for each CPU and kind.
+    for run in 0..3 {
+        let memory = kind.make()?;
+        let Some(file) = memory.file() else {
+            return Ok(());
+        };
+        // Free slots in what holds the tree's nodes would hide the nodes.
+        std::fs::write("/sys/kernel/slab/radix_tree_node/shrink", "1")?;
+        let before = memory::settled_free()?;
+        for at in (0..SIZE).step_by(HUGE_PAGE) {
+            buffer.pwrite_to(file, at as u64, 0, HUGE_PAGE)?;
+        }
+        let gone = before.saturating_sub(memory::settled_free()?);
+        if run > 0 {
+            percent.push(gone.saturating_sub(SIZE as u64) as f64 / SIZE as f64 * 100.0);
+        }
+    }
+    results.add(BESIDE, variant, "percent".into(), percent);
     Ok(())
 }
 

@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::{fs, io};
 
+/// The figures of one or more boots.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Collection {
+    pub(crate) boots: Vec<Results>,
+}
+
 /// All figures of one boot.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Results {
@@ -16,6 +22,11 @@ pub(crate) struct Results {
     pub(crate) cpus: usize,
     /// What the figures count: `instructions` or `ns`.
     pub(crate) unit: String,
+    /// What the guest ran in, and how that was called; known on the host only.
+    #[serde(default)]
+    pub(crate) emulator: String,
+    #[serde(default)]
+    pub(crate) command: String,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -92,6 +103,7 @@ impl Results {
             cells.extend(variants.iter().map(|variant| {
                 self.least(metric, variant)
                     .map_or("-".to_string(), |least| match least {
+                        least if least < 2.0 => format!("{least:.2}"),
                         least if least < 100.0 => format!("{least:.1}"),
                         least => format!("{least:.0}"),
                     })
@@ -99,5 +111,21 @@ impl Results {
             table.row_of(cells);
         }
         table.lines()
+    }
+}
+
+impl Collection {
+    pub(crate) fn read(file: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string(file)?;
+        serde_json::from_str(&text).map_err(io::Error::other)
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("figures can be written")
+    }
+
+    /// The figures of the boot that counted in this unit.
+    pub(crate) fn in_unit(&self, unit: &str) -> Option<&Results> {
+        self.boots.iter().find(|boot| boot.unit == unit)
     }
 }
