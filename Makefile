@@ -29,7 +29,7 @@ demo: guest ## boots a stock kernel, loads the module, shows zero copy
 
 # Debian's kernel clears every page that it hands out; the tests see whether the module does.
 test: guest ## runs all tests in the guest, then those of the rig itself [TESTS=name]
-	@qemu/boot.sh --name test --limit 600 --append init_on_alloc=0 mmapdev-test $(TESTS)
+	@qemu/boot.sh --name test --limit 900 --debian --append init_on_alloc=0 mmapdev-test $(TESTS)
 	@$(if $(TESTS),,qemu/self-test.sh)
 
 module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
-#           [--memory SIZE] [--expect-splat] [--interactive] [--icount] COMMAND...
+#           [--memory SIZE] [--expect-splat] [--interactive] [--icount] [--debian] COMMAND...
 # The command's output goes to stdout and build/log/NAME.out.log, the kernel's log to
 # build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel/vmlinuz memory=1G expect_splat='' interactive='' icount=''
+name=guest limit=120 append='' kernel=/kernel/vmlinuz memory=1G expect_splat='' interactive='' icount='' debian=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -19,6 +19,7 @@ while [[ ${1:-} == --* ]]; do
     --memory) memory=$2 && shift ;;
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
     --icount) icount=yes ;; # one CPU, whose clock counts instructions
+    --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
     --interactive) interactive=yes limit=0 ;; # stdin goes to the command; no time limit
     *) die "boot.sh knows no option $1" ;;
     esac
@@ -67,11 +68,34 @@ if [[ ! $icount ]]; then
     disk=(-drive "file=/mmapdev/build/boot/$name/disk,format=raw,if=none,id=disk,cache=unsafe,discard=unmap"
         -device virtio-blk-pci,drive=disk)
 fi
+# The root is shared by a server beside QEMU, which works in the guest's memory.
+share=() server=()
+if [[ $debian ]]; then
+    socket=/mmapdev/build/boot/$name/debian.socket
+    share=(-object "memory-backend-memfd,id=memory,size=$memory,share=on" -machine memory-backend=memory
+        -chardev "socket,id=debian,path=$socket" -device vhost-user-fs-pci,chardev=debian,tag=debian)
+    # It ends with its connection; where QEMU never comes, it is ended.
+    # shellcheck disable=SC2016 # expanded by the shell inside
+    server=(sh -c 'socket=$1 log=$2 && shift 2
+        rm -f "$socket"
+        /usr/libexec/virtiofsd --shared-dir / --socket-path "$socket" --sandbox none --cache always >"$log" 2>&1 &
+        server=$!
+        tries=0
+        until [ -S "$socket" ]; do
+            kill -0 "$server" 2>/dev/null && [ "$tries" -lt 100 ] || { cat "$log" >&2; exit 1; }
+            tries=$((tries + 1))
+            sleep 0.05
+        done
+        status=0
+        "$@" || status=$?
+        kill "$server" 2>/dev/null
+        exit "$status"' sh "$socket" "/mmapdev/build/log/$name.debian.log")
+fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(
     timeout --foreground -k 2 "$limit" qemu-system-x86_64
     -nodefaults -no-user-config -display none -no-reboot
-    -machine q35 "${accelerator[@]}" -m "$memory" "${disk[@]}"
+    -machine q35 "${accelerator[@]}" -m "$memory" "${disk[@]}" "${share[@]}"
     -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
     -chardev stdio,id=job,signal=off -serial chardev:job
     -chardev "file,id=verdict,path=/mmapdev/build/boot/$name/verdict" -serial chardev:verdict
@@ -81,9 +105,9 @@ qemu=(
 printf '%s\n' "${qemu[*]}" >"$files/command"
 status=0
 if [[ $interactive ]]; then
-    "$QEMU_DIR/enter.sh" "${qemu[@]}" 2>"$files/qemu.log" || status=$?
+    "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" 2>"$files/qemu.log" || status=$?
 else
-    "$QEMU_DIR/enter.sh" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
+    "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
 fi
 rm -f "$files/initrd" "$files/disk"
 

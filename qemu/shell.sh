@@ -9,7 +9,7 @@ settings=$(stty -g)
 trap 'stty "$settings"' EXIT
 read -r rows columns < <(stty size)
 # shellcheck disable=SC2016,SC2086 # expanded in the guest; MODULE_ARGS is several words
-"$QEMU_DIR/boot.sh" --name shell --interactive env "TERM=${TERM:-vt220}" ENV=/root/profile sh -c '
+"$QEMU_DIR/boot.sh" --name shell --interactive --debian env "TERM=${TERM:-vt220}" ENV=/root/profile sh -c '
     exec </dev/ttyS1
     stty sane
     if [ "$1" -gt 0 ] && [ "$2" -gt 0 ]; then stty rows "$1" cols "$2"; fi

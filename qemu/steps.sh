@@ -14,8 +14,10 @@ FLAVOUR=cloud-amd64
 PACKAGES=(
     rustc rust-src rustfmt rust-clippy cargo bindgen          # the module, user space
     gcc-14 g++-14 libc6-dev clang llvm lld make flex bison bc # kbuild
+    gcc-14-multilib libc6-dev-i386                            # a 32-bit program for the guest
     libelf-dev libssl-dev dwarves kmod xz-utils zstd rsync perl python3
-    qemu-system-x86 busybox-static cpio                       # the guest
+    qemu-system-x86 busybox-static cpio virtiofsd             # the guest
+    gdb python3-numpy                                         # what is run in it, from this root
     shellcheck ca-certificates
 )
 # kbuild's arguments: the compiler that Debian's .config names.

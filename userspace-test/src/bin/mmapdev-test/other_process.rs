@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One process that looks into the mapping of another: `process_vm_readv()` and `process_vm_writev()`.
+//! One process that looks into the mapping of another: `process_vm_readv()`, `process_vm_writev()` and gdb.
 //! (`/proc/PID/mem` is in `share.rs`.)
 
 use crate::{assert_errno, Test};
@@ -11,6 +11,7 @@ use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
 use rustix::io::{pread, Errno};
 use rustix::process::getpid;
 use std::io;
+use std::process::Command;
 
 const SIZE: usize = 4 * MIB;
 const HUGE: &str = "huge=1 size_mib=4";
@@ -34,6 +35,12 @@ pub(crate) const TESTS: &[Test] = &[
         "a_mapping_takes_the_memory_of_another_process_in_small_pages",
         SMALL,
         take,
+    ),
+    Test::with("gdb_reads_and_writes_the_mapping", HUGE, gdb),
+    Test::with(
+        "gdb_reads_and_writes_the_mapping_in_small_pages",
+        SMALL,
+        gdb,
     ),
     Test::with("another_process_cannot_reach_beyond_the_end", HUGE, || {
         let device = Device::open()?;
@@ -94,6 +101,42 @@ fn write() -> io::Result<()> {
     let mut seen = vec![0; LEN];
     assert_eq!(pread(&device, &mut seen, PLACE as u64)?, LEN);
     assert!(seen == bytes());
+    Ok(())
+}
+
+/// gdb, from the Debian that the rig shares with the guest, attaches to this very process.
+fn gdb() -> io::Result<()> {
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    mapping.write(PLACE, b"\x2a\x2b\x2c");
+    let (here, untouched) = (mapping.address(PLACE), mapping.address(SIZE - PAGE));
+    let output = Command::new("chroot")
+        .args(["/debian", "gdb", "-nx", "-batch", "-p"])
+        .arg(getpid().as_raw_pid().to_string())
+        .args(["-ex", &format!("x/3xb {here:#x}")])
+        .args(["-ex", &format!("set {{char}}{here:#x} = 7")])
+        .args(["-ex", &format!("set {{char}}{untouched:#x} = 8")])
+        .output()?;
+    let words = String::from_utf8_lossy(&output.stdout);
+    let mut fields = words
+        .lines()
+        .find(|line| line.starts_with(&format!("{here:#x}")));
+    let bytes: Vec<_> = fields
+        .take()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .collect();
+    assert_eq!(
+        bytes,
+        ["0x2a", "0x2b", "0x2c"],
+        "{words} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!((mapping.load(PLACE), mapping.load(SIZE - PAGE)), (7, 8));
+    let mut byte = [0];
+    assert_eq!(pread(&device, &mut byte, PLACE as u64)?, 1);
+    assert_eq!(byte, [7], "the device has it");
     Ok(())
 }
 
