@@ -8,11 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod fault;
+mod folios;
 mod ioctl;
 mod load;
 mod map;
 mod open;
 mod read_write;
+mod remap;
 mod rig;
 mod seek;
 mod share;
@@ -119,11 +121,13 @@ fn main() {
     // process of one thread may.
     arguments.test_threads = Some(1);
 
-    let areas: [(&str, &[Test]); 10] = [
+    let areas: [(&str, &[Test]); 12] = [
         ("load", load::TESTS),
         ("open", open::TESTS),
         ("map", map::TESTS),
         ("fault", fault::TESTS),
+        ("remap", remap::TESTS),
+        ("folios", folios::TESTS),
         ("share", share::TESTS),
         ("read_write", read_write::TESTS),
         ("seek", seek::TESTS),
