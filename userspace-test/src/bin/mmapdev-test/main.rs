@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+mod accounting;
+mod core_dump;
 mod fault;
 mod folios;
 mod ioctl;
@@ -19,6 +21,7 @@ mod rig;
 mod seek;
 mod share;
 mod splice;
+mod storm;
 mod sync;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -121,19 +124,22 @@ fn main() {
     // process of one thread may.
     arguments.test_threads = Some(1);
 
-    let areas: [(&str, &[Test]); 12] = [
+    let areas: [(&str, &[Test]); 15] = [
         ("load", load::TESTS),
         ("open", open::TESTS),
         ("map", map::TESTS),
         ("fault", fault::TESTS),
         ("remap", remap::TESTS),
         ("folios", folios::TESTS),
+        ("accounting", accounting::TESTS),
+        ("core_dump", core_dump::TESTS),
         ("share", share::TESTS),
         ("read_write", read_write::TESTS),
         ("seek", seek::TESTS),
         ("sync", sync::TESTS),
         ("splice", splice::TESTS),
         ("ioctl", ioctl::TESTS),
+        ("storm", storm::TESTS),
     ];
     // Tests that fail, for the rig to see that it notices.
     let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {
