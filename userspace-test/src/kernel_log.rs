@@ -81,17 +81,40 @@ impl Mark {
     /// Returns what is bad since the mark: complaints, and taint flags other than those of an
     /// out-of-tree, unsigned module.
     pub fn complaints(&mut self) -> io::Result<Vec<String>> {
-        let mut complaints: Vec<String> = self
-            .messages()?
-            .into_iter()
-            .filter(|message| is_bad(message))
-            .collect();
+        let mut complaints = bad_among(self.messages()?);
         let new = taint()? & !self.taint & !EXPECTED_TAINT;
         if new != 0 {
             complaints.push(format!("the kernel is tainted anew: {new:#x}"));
         }
         Ok(complaints)
     }
+}
+
+/// Returns the messages that are complaints.
+///
+/// The trace that comes when a cgroup is at its limit is none: there is a limit only where a test has set
+/// it. When the machine itself is out of memory, it is one.
+fn bad_among(messages: Vec<String>) -> Vec<String> {
+    let mut bad = Vec::new();
+    // Where in `bad` the trace is of which it is not known yet what has run out.
+    let mut trace = None;
+    let mut is_killer = false;
+    for message in messages {
+        if message.contains("invoked oom-killer:") {
+            (trace, is_killer) = (None, true);
+        } else if message.contains("oom-kill:constraint=") {
+            is_killer = false;
+            if let (Some(trace), true) = (trace.take(), message.contains("CONSTRAINT_MEMCG")) {
+                bad.remove(trace);
+            }
+        } else if is_bad(&message) {
+            if is_killer && trace.is_none() && message.contains("Call Trace:") {
+                trace = Some(bad.len());
+            }
+            bad.push(message);
+        }
+    }
+    bad
 }
 
 /// `TAINT_OOT_MODULE` and `TAINT_UNSIGNED_MODULE`.
@@ -113,7 +136,7 @@ fn text_of(record: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_bad, text_of};
+    use super::{bad_among, is_bad, text_of};
 
     #[test]
     fn complaints_are_bad() {
@@ -145,6 +168,25 @@ mod tests {
         ] {
             assert!(!is_bad(message), "{message}");
         }
+    }
+
+    #[test]
+    fn the_trace_of_a_cgroup_at_its_limit_alone_is_no_complaint() {
+        let killed_by = |constraint: &str| {
+            [
+                "dd invoked oom-killer: gfp_mask=0xcc0, order=0, oom_score_adj=0".to_string(),
+                "Call Trace:".to_string(),
+                format!("oom-kill:constraint={constraint},nodemask=(null)"),
+                "something else".to_string(),
+            ]
+        };
+        let (limit, machine) = (killed_by("CONSTRAINT_MEMCG"), killed_by("CONSTRAINT_NONE"));
+        assert!(bad_among(limit.to_vec()).is_empty());
+        assert_eq!(bad_among(machine.to_vec()), ["Call Trace:"]);
+        let other = "WARNING: something".to_string();
+        let mixed = [&limit[..2], &[other.clone()], &limit[2..]].concat();
+        assert_eq!(bad_among(mixed), [other]);
+        assert_eq!(bad_among(limit[1..].to_vec()), ["Call Trace:"]);
     }
 
     #[test]

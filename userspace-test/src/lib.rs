@@ -16,6 +16,7 @@
 //! | [`pagemap`] | which page frame is behind an address of this process |
 //! | [`smaps`] | what the kernel says about one mapping of this process |
 //! | [`memory`] | how much memory the machine has free, and what it is used for |
+//! | [`cgroup`] | what a group of processes is charged for, and its limit |
 //! | [`module`] | loading and unloading the module |
 //! | [`kernel_log`] | the kernel's messages and taint flags since a moment, and which of them are bad |
 //! | [`child`] | child processes that report results, panics and faults faithfully |
@@ -24,6 +25,7 @@
 //! | [`table`] | rows in aligned columns |
 //! | [`random`] | random numbers that are the same in every run |
 
+pub mod cgroup;
 pub mod child;
 pub mod control;
 pub mod device;

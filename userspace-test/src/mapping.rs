@@ -6,7 +6,7 @@
 //! each access is an atomic one.
 
 use crate::{smaps, PAGE};
-use rustix::mm::{self, MapFlags, ProtFlags};
+use rustix::mm::{self, MapFlags, MremapFlags, ProtFlags};
 use rustix::net::SendFlags;
 use rustix::process::{getpid, Pid};
 use std::ffi::c_void;
@@ -240,6 +240,46 @@ impl Mapping {
 
     /// Unmaps a range of pages within the mapping. What is left is unmapped when this is dropped.
     pub fn unmap(&self, offset: usize, len: usize) -> io::Result<()> {
+        let start = self.cut_out(offset, len);
+        // SAFETY: Part of this mapping, and noted as such no more.
+        unsafe { mm::munmap(start, len)? };
+        Ok(())
+    }
+
+    /// Moves a range of pages to where `target` is, which is as long and is replaced (`MREMAP_FIXED`). What
+    /// is left is unmapped when this is dropped.
+    pub fn move_onto(&self, offset: usize, len: usize, target: Self) -> io::Result<Self> {
+        assert!(target.len == len && !target.has_holes.load(Ordering::Relaxed));
+        let start = self.cut_out(offset, len);
+        let place = target.start.cast();
+        // SAFETY: The range is noted as part of this mapping no more, and as `target` is owned nobody holds
+        // a reference into what is replaced.
+        let moved = unsafe { mm::mremap_fixed(start, len, len, MremapFlags::MAYMOVE, place) };
+        if let Err(error) = moved {
+            // What is mapped at either place is not known, and so is left.
+            target.forget();
+            std::mem::forget(target);
+            return Err(error.into());
+        }
+        Ok(target)
+    }
+
+    /// Moves the pages of a range to where the kernel chooses, and leaves the range mapped, to be faulted in
+    /// anew (`MREMAP_DONTUNMAP`).
+    pub fn move_leaving(&self, offset: usize, len: usize) -> io::Result<Self> {
+        // With the address, which rustix leaves out: the kernel looks at it also where it may choose.
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+        let start = self.range(offset, len).cast_mut().cast();
+        // SAFETY: Part of this mapping, which stays; what it holds is only accessed atomically.
+        let start = unsafe { libc::mremap(start, len, len, flags, null_mut::<c_void>()) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self::from_start(start, len))
+    }
+
+    /// Notes that a range of pages is no longer this mapping's, and returns where it is.
+    fn cut_out(&self, offset: usize, len: usize) -> *mut c_void {
         assert!(offset + len <= self.len && len > 0);
         assert!(offset % PAGE == 0 && len % PAGE == 0);
         assert!(!self.is_in_hole(offset, offset + len), "unmapped twice");
@@ -251,9 +291,34 @@ impl Mapping {
             .expect("the list of holes")
             .push((offset, len));
         self.has_holes.store(true, Ordering::Relaxed);
-        // SAFETY: Part of this mapping, and noted as such no more.
-        unsafe { mm::munmap(self.start.wrapping_add(offset).cast(), len)? };
+        self.start.wrapping_add(offset).cast()
+    }
+
+    /// Keeps a range of pages in memory and mapped, from now on or from their first touch on.
+    pub fn lock(&self, offset: usize, len: usize, flags: mm::MlockFlags) -> io::Result<()> {
+        let start = self.range(offset, len).cast_mut().cast();
+        // SAFETY: Part of this mapping, no byte of which is changed.
+        unsafe { mm::mlock_with(start, len, flags)? };
         Ok(())
+    }
+
+    /// Takes back what [`Self::lock`] has asked for.
+    pub fn unlock(&self, offset: usize, len: usize) -> io::Result<()> {
+        let start = self.range(offset, len).cast_mut().cast();
+        // SAFETY: Part of this mapping, no byte of which is changed.
+        unsafe { mm::munlock(start, len)? };
+        Ok(())
+    }
+
+    /// Returns of each page of a range whether it is in memory (`mincore`).
+    pub fn in_memory(&self, offset: usize, len: usize) -> io::Result<Vec<bool>> {
+        let start = self.range(offset, len).cast_mut().cast();
+        let mut pages = vec![0; len.div_ceil(PAGE)];
+        // SAFETY: Part of this mapping, no byte of which is changed; the answer has a byte for each page.
+        match unsafe { libc::mincore(start, len, pages.as_mut_ptr()) } {
+            0 => Ok(pages.into_iter().map(|page: u8| page & 1 != 0).collect()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Changes what may be done with a range of pages.
@@ -309,8 +374,7 @@ impl Mapping {
             "moves whole mappings only"
         );
         // SAFETY: Exclusive access: nobody holds a reference into the mapping.
-        let start =
-            unsafe { mm::mremap(self.start.cast(), self.len, len, mm::MremapFlags::MAYMOVE)? };
+        let start = unsafe { mm::mremap(self.start.cast(), self.len, len, MremapFlags::MAYMOVE)? };
         self.forget();
         let mut all = ALL.lock().expect("the list of mappings");
         all.push((start as usize, len));

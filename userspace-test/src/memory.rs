@@ -40,6 +40,24 @@ fn free_pages(zoneinfo: &str) -> u64 {
         .sum()
 }
 
+/// Returns how many pieces of free memory are as large as `size` or larger, but for the first 16 MiB, which
+/// the kernel keeps for devices.
+pub fn free_pieces(size: usize) -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/buddyinfo")?;
+    Ok(pieces(&text, (size / PAGE).ilog2() as usize))
+}
+
+/// Adds up the columns of `/proc/buddyinfo` from that of an order on.
+fn pieces(buddyinfo: &str, order: usize) -> u64 {
+    buddyinfo
+        .lines()
+        .map(|line| line.split_whitespace().skip(3))
+        .filter_map(|mut words| (words.next()? != "DMA").then_some(words))
+        .flat_map(|orders| orders.skip(order))
+        .filter_map(|number| number.parse::<u64>().ok())
+        .sum()
+}
+
 /// Returns a counter of `/proc/vmstat`, with what single CPUs have counted added up first.
 pub fn vmstat(counter: &str) -> io::Result<u64> {
     fs::write("/proc/sys/vm/stat_refresh", "1")?;
@@ -53,7 +71,17 @@ pub fn vmstat(counter: &str) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::free_pages;
+    use super::{free_pages, pieces};
+
+    #[test]
+    fn pieces_are_those_of_an_order_and_above() {
+        let text = "\
+Node 0, zone      DMA      0      0      9      9
+Node 0, zone    DMA32      1      2      3      4
+Node 1, zone   Normal     10     20     30     40
+";
+        assert_eq!(pieces(text, 2), 3 + 4 + 30 + 40);
+    }
 
     #[test]
     fn pages_in_the_lists_of_cpus_are_free_too() {

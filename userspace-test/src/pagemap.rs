@@ -13,10 +13,19 @@ use std::os::unix::fs::FileExt;
 ///
 /// Needs `CAP_SYS_ADMIN`: others are told frame 0.
 pub fn frame(address: usize) -> io::Result<Option<u64>> {
-    let mut entry = [0; 8];
-    let offset = (address / PAGE * entry.len()) as u64;
-    File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, offset)?;
-    Ok(decode(u64::from_ne_bytes(entry)))
+    Ok(frames(address, 1)?[0])
+}
+
+/// Returns what [`frame`] does for each of some pages in a row.
+pub fn frames(address: usize, pages: usize) -> io::Result<Vec<Option<u64>>> {
+    const ENTRY: usize = size_of::<u64>();
+    let mut entries = vec![0; pages * ENTRY];
+    let offset = (address / PAGE * ENTRY) as u64;
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut entries, offset)?;
+    let words = entries.chunks_exact(ENTRY);
+    Ok(words
+        .map(|word| decode(u64::from_ne_bytes(word.try_into().expect("a word"))))
+        .collect())
 }
 
 fn decode(entry: u64) -> Option<u64> {

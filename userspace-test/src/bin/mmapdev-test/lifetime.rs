@@ -630,8 +630,8 @@ fn ten_thousand() -> io::Result<()> {
     };
     // The kernel keeps some of what the first devices take: slabs, a larger table of minors.
     cycle(0, 200)?;
-    let cached = memory::vmstat("nr_file_pages")?;
     let free = memory::settled_free()?;
+    let cached = memory::vmstat("nr_file_pages")?;
     let workers = (0..WORKERS)
         .map(|worker| {
             Child::run(move || match cycle(worker, EACH) {
@@ -651,8 +651,8 @@ fn ten_thousand() -> io::Result<()> {
         control.destroy(name)?;
     }
     drop(control);
-    assert_eq!(memory::vmstat("nr_file_pages")?, cached);
     let lost = free.saturating_sub(memory::settled_free()?);
+    assert_eq!(memory::vmstat("nr_file_pages")?, cached);
     // A page for each of ten thousand would be 40 MiB, an inode and its like 10.
     assert!(lost < 4 * MIB as u64, "{lost} bytes are gone");
     module.unload()

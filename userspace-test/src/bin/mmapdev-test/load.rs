@@ -124,14 +124,14 @@ pub(crate) const TESTS: &[Test] = &[
         for parameters in ["size_mib=32 huge=1", "size_mib=32 huge=0"] {
             // The first load leaves things behind that are the kernel's to keep: slabs, sysfs names.
             cycle(parameters)?;
-            let cached = memory::vmstat("nr_file_pages")?;
             let free = memory::settled_free()?;
+            let cached = memory::vmstat("nr_file_pages")?;
             for _ in 0..CYCLES {
                 cycle(parameters)?;
             }
+            let lost = free.saturating_sub(memory::settled_free()?);
             let cached_now = memory::vmstat("nr_file_pages")?;
             assert_eq!(cached_now, cached, "{parameters}: pages in page caches");
-            let lost = free.saturating_sub(memory::settled_free()?);
             // A thirty-second of what was held and given back in all: what the rest of the guest does in
             // these seconds is less, and a page table or a counter for each page that leaks is more.
             assert!(

@@ -7,10 +7,13 @@
 
 #![forbid(unsafe_code)]
 
+mod accounting;
 mod control;
+mod core_dump;
 mod direct_io;
 mod doorbell;
 mod fault;
+mod folios;
 mod huge;
 mod ioctl;
 mod lifetime;
@@ -19,12 +22,14 @@ mod map;
 mod open;
 mod other_process;
 mod read_write;
+mod remap;
 mod rig;
 mod robust_mutex;
 mod seek;
 mod share;
 mod sockets;
 mod splice;
+mod storm;
 mod sync;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -137,12 +142,16 @@ fn main() {
     // process of one thread may.
     arguments.test_threads = Some(1);
 
-    let areas: [(&str, &[Test]); 18] = [
+    let areas: &[(&str, &[Test])] = &[
         ("load", load::TESTS),
         ("open", open::TESTS),
         ("map", map::TESTS),
         ("fault", fault::TESTS),
         ("huge", huge::TESTS),
+        ("remap", remap::TESTS),
+        ("folios", folios::TESTS),
+        ("accounting", accounting::TESTS),
+        ("core_dump", core_dump::TESTS),
         ("share", share::TESTS),
         ("robust_mutex", robust_mutex::TESTS),
         ("other_process", other_process::TESTS),
@@ -156,6 +165,7 @@ fn main() {
         ("control", control::TESTS),
         ("lifetime", lifetime::TESTS),
         ("doorbell", doorbell::TESTS),
+        ("storm", storm::TESTS),
     ];
     // Tests that fail, for the rig to see that it notices.
     let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {
@@ -164,7 +174,8 @@ fn main() {
         &[]
     };
     let trials = areas
-        .into_iter()
+        .iter()
+        .copied()
         .chain([("rig", rig)])
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
         .map(|(area, test)| Trial::test(format!("{area}::{}", test.name), move || test.run()))
