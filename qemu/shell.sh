@@ -18,7 +18,7 @@ read -r rows columns < <(stty size)
     echo "PS1=\"guest# \"" >/root/profile
     echo
     echo "A shell in the guest; exit ends it. The module is loaded: ls -l /dev/mmapdev*; dmesg | tail"
-    echo "To try: mmapdev-demo; mmapdev-test --list; head -c 16 /dev/mmapdev0 | hexdump -C"
+    echo "To try: mmapdevctl --help; mmapdev-demo; mmapdev-test --list; head -c 16 /dev/mmapdev0 | hexdump -C"
     echo
     setsid -c sh
     exit 0' sh "$rows" "$columns" ${MODULE_ARGS:-}

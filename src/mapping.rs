@@ -47,10 +47,11 @@ impl<B: Backing> VmOperations for Mapping<B> {
         {
             Ok(folio) => FaultOutcome::Present(folio),
             Err(error) => {
-                device.counters().add(Event::FailedFault, 1);
                 if error == ENOMEM {
+                    device.counters().add(Event::OutOfMemory, 1);
                     FaultOutcome::OutOfMemory
                 } else {
+                    device.counters().add(Event::BusError, 1);
                     FaultOutcome::BusError
                 }
             }
@@ -59,19 +60,17 @@ impl<B: Backing> VmOperations for Mapping<B> {
 
     fn huge_fault<'a>(open: &OpenDevice<B>, fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
         let device = open.device();
-        // Whatever is wrong, the fault of the single page that follows will say so.
-        let Ok(folio) =
-            device
-                .backing()
-                .folio(fault.index(), fault.huge_page_advice(), Wait::Allowed)
-        else {
-            return HugeFaultOutcome::Fallback;
+        let advice = fault.huge_page_advice();
+        // Whatever is wrong, the fault of the single page that follows will say so, and count it.
+        let outcome = match device.backing().folio(fault.index(), advice, Wait::Allowed) {
+            Ok(folio) => fault.insert(&folio),
+            Err(_) => HugeFaultOutcome::Fallback,
         };
-        let outcome = fault.insert(&folio);
-        // What is not done goes on to `fault`, and is counted there.
         if outcome.is_done() {
             fault.insert_resident_neighbours(HUGE_NEIGHBOURS_ORDER);
             count(device, Event::HugeFault, fault.is_under_vma_lock());
+        } else {
+            device.counters().add(Event::HugeFallback, 1);
         }
         outcome
     }

@@ -16,7 +16,7 @@ use crate::abstractions::page_cache::{
 };
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::abstractions::vm_fault::HugePageAdvice;
-use crate::counters::{Counters, Event};
+use crate::counters::Counters;
 use crate::extent;
 use crate::parameters::Huge;
 use kernel::page::PAGE_SIZE;
@@ -133,8 +133,7 @@ impl MemoryOperations {
         for order in extent::orders_around(index, pages, max_order) {
             match guard.add_zeroed_folio(extent::align_down(index, order), order, wait) {
                 Ok(Added::Here(folio)) => {
-                    this.counters.add(Event::FolioAdded, 1);
-                    this.counters.add(Event::BytesAdded, folio.size() as u64);
+                    this.counters.add_folio(folio.order(), folio.size());
                     return Ok(Some(folio));
                 }
                 Ok(Added::Occupied) => {

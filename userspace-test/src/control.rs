@@ -3,10 +3,12 @@
 //! The node that makes and ends devices.
 
 use crate::device::{self, Device};
-use crate::{abi, abi::Name};
+use crate::{abi, abi::Name, name};
 use rustix::fs::{self, Mode, OFlags};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The node.
@@ -21,6 +23,37 @@ pub fn node(name: &str) -> PathBuf {
     let number = name.bytes().all(|byte| byte.is_ascii_digit());
     let separator = if number { "" } else { "-" };
     Path::new("/dev").join(format!("mmapdev{separator}{name}"))
+}
+
+/// Returns the name of the device that a person means by `word`: its name, or the path of its node.
+///
+/// Fails with a sentence for that person where no device can have it, and says nothing of whether one has.
+pub fn name_of(word: &OsStr) -> Result<String, String> {
+    if word.as_bytes().contains(&b'/') {
+        // A link to the node, or a path from where the caller is, will do as well.
+        let path = std::fs::canonicalize(word).unwrap_or_else(|_| word.into());
+        let name = path.file_name().and_then(OsStr::to_str);
+        return name
+            .and_then(|node| node.strip_prefix("mmapdev"))
+            .map(|rest| rest.strip_prefix('-').unwrap_or(rest))
+            .filter(|name| node(name) == path && is_name(name.as_bytes()))
+            .map(str::to_string)
+            .ok_or_else(|| {
+                format!("{word:?} is no device of the module: give its name, /dev/mmapdev0 or /dev/mmapdev-NAME")
+            });
+    }
+    match word.to_str() {
+        Some(name) if is_name(name.as_bytes()) => Ok(name.to_string()),
+        _ => Err(format!(
+            "{word:?} is no name: 1 to 63 of the characters A-Z a-z 0-9 . _ - are"
+        )),
+    }
+}
+
+/// Returns whether this is what the module takes for a name, of a device or of the control node.
+fn is_name(bytes: &[u8]) -> bool {
+    let refusal = Name::new(bytes).map(|field| name::Name::check(&field).err());
+    matches!(refusal, Some(None | Some(name::Refusal::Taken)))
 }
 
 /// Returns a name field, whatever the module says to what is in it.
@@ -152,4 +185,54 @@ pub(crate) fn punch(name: &str, offset: u64, length: u64) -> io::Result<abi::Pun
         name: name_field(name.as_bytes())?,
         ..Default::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_of;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_name_and_a_node_are_the_same_device() {
+        for (word, name) in [
+            ("0", "0"),
+            ("frames", "frames"),
+            ("a-b.c_9", "a-b.c_9"),
+            ("mmapdev0", "mmapdev0"),
+            ("control", "control"),
+            ("-", "-"),
+            ("/dev/mmapdev0", "0"),
+            ("/dev/mmapdev17", "17"),
+            ("/dev/mmapdev-frames", "frames"),
+            ("/dev/mmapdev--x", "-x"),
+            ("/dev/./mmapdev-frames", "frames"),
+        ] {
+            assert_eq!(name_of(OsStr::new(word)).as_deref(), Ok(name), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_no_device_can_have_is_refused() {
+        for word in [
+            &b""[..],
+            b"/",
+            b"a/b",
+            b"a b",
+            b"caf\xc3\xa9",
+            b"\xff",
+            &[b'x'; 64],
+            &[b'x'; 256],
+            b"/dev/null",
+            b"/dev/mmapdev",
+            b"/dev/mmapdev-",
+            b"/dev/mmapdev-7",
+            b"/dev/mmapdevx",
+            b"/tmp/mmapdev0",
+            b"/dev/mmapdev-\xff",
+        ] {
+            let word = OsStr::from_bytes(word);
+            assert!(name_of(word).is_err(), "{word:?}");
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! What the demo and the tests of mmapdev share: safe access to devices, mappings, child processes,
 //! the kernel log and the module itself.
 //!
-//! All `unsafe` code of user space is in this library; the two programs forbid it. The library's
+//! All `unsafe` code of user space is in this library, which the programs forbid; but for the examples, which
+//! show what a program of one's own has in the library's place. The library's
 //! own claims are checked on any host by `cargo test --lib`; everything that needs the module runs in
 //! the guest.
 //!
@@ -22,6 +23,7 @@
 //! | [`child`] | child processes that report results, panics and faults faithfully |
 //! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
+//! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
 //! | [`random`] | random numbers that are the same in every run |
 
@@ -37,11 +39,17 @@ pub mod pagemap;
 pub mod random;
 pub mod ring;
 pub mod shared_lock;
+pub mod size;
 pub mod smaps;
 pub mod table;
 
 #[path = "../../src/abi.rs"]
 pub mod abi;
+
+// The module's own word on what a name is, for a sentence that says more than EINVAL.
+#[allow(dead_code)]
+#[path = "../../src/name.rs"]
+mod name;
 
 #[cfg(test)]
 mod abi_matches_header;
@@ -51,10 +59,6 @@ mod abi_matches_header;
 #[allow(dead_code)]
 #[path = "../../src/extent.rs"]
 mod extent;
-#[cfg(test)]
-#[allow(dead_code)]
-#[path = "../../src/name.rs"]
-mod name;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../../src/parameters.rs"]

@@ -10,6 +10,7 @@
 mod accounting;
 mod control;
 mod core_dump;
+mod ctl;
 mod direct_io;
 mod doorbell;
 mod fault;
@@ -166,6 +167,7 @@ fn main() {
         ("lifetime", lifetime::TESTS),
         ("doorbell", doorbell::TESTS),
         ("storm", storm::TESTS),
+        ("ctl", ctl::TESTS),
     ];
     // Tests that fail, for the rig to see that it notices.
     let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {
