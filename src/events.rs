@@ -7,7 +7,7 @@
 
 use kernel::fs::File;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::poll::{PollCondVarBox, PollTable};
 
 /// The events of one device.
@@ -49,9 +49,11 @@ impl Events {
         table.register_wait(file, &self.waiters);
     }
 
-    /// Returns whether there are events that were not taken.
-    pub(crate) fn is_pending(&self, seen: &Seen) -> bool {
-        self.raised.load(Relaxed) != seen.0.load(Relaxed)
+    /// Returns how many events there are that were not taken.
+    pub(crate) fn pending(&self, seen: &Seen) -> u64 {
+        // In this order: what is taken meanwhile would else seem to be more than was raised.
+        let seen = seen.0.load(Acquire);
+        self.raised.load(Relaxed).wrapping_sub(seen)
     }
 
     /// Takes the events that were not taken, and returns how many there were.

@@ -26,6 +26,7 @@ use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
+use kernel::seq_file::{seq_print, SeqFile};
 use kernel::sync::poll::PollTable;
 use kernel::sync::Arc;
 
@@ -184,10 +185,26 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if device.has_ended() {
             return Readiness::READ_WRITE | Readiness::GONE;
         }
-        if device.events().is_pending(&self.seen) {
+        if device.events().pending(&self.seen) > 0 {
             return Readiness::READ_WRITE | Readiness::PRIORITY;
         }
         Readiness::READ_WRITE
+    }
+
+    fn show_fdinfo(&self, output: &SeqFile) {
+        let info = self.device.info();
+        seq_print!(output, "mmapdev-name:\t{}\n", self.device.name().as_str());
+        seq_print!(output, "mmapdev-id:\t{}\n", info.id);
+        seq_print!(output, "mmapdev-size:\t{}\n", info.device_size);
+        seq_print!(output, "mmapdev-resident:\t{}\n", info.resident_bytes);
+        let pending = self.device.events().pending(&self.seen);
+        seq_print!(output, "mmapdev-events:\t{pending}\n");
+        let state = if self.device.has_ended() {
+            "destroyed"
+        } else {
+            "alive"
+        };
+        seq_print!(output, "mmapdev-state:\t{state}\n");
     }
 
     fn ioctl(&self, file: &File, command: u32, argument: usize) -> Result<isize> {

@@ -20,6 +20,7 @@ mod abstractions;
 mod backing;
 mod control;
 mod counters;
+mod debug;
 mod device;
 mod events;
 mod extent;

@@ -13,13 +13,14 @@ use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::backing::memory::Memory;
 use crate::counters::Counters;
+use crate::debug::{DebugEntry, DebugFolder};
 use crate::device::Device;
 use crate::file::{Node, OpenDevice};
 use crate::name::Name;
 use crate::parameters::Huge;
 use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::rbtree::RBTree;
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::str::CString;
 use kernel::sync::{Arc, Mutex};
 
@@ -40,6 +41,7 @@ pub(crate) struct Plan {
 #[pin_data]
 pub(crate) struct Registry {
     mount: Arc<PseudoMount>,
+    debug: DebugFolder,
     #[pin]
     devices: Mutex<Devices>,
 }
@@ -53,6 +55,7 @@ struct Devices {
 /// A device that can be opened.
 struct Entry {
     device: Arc<Device<Memory>>,
+    _debug: DebugEntry,
     _registration: Pin<KBox<Registration<OpenDevice<Memory>>>>,
 }
 
@@ -61,6 +64,7 @@ impl Registry {
     pub(crate) fn new(mount: Arc<PseudoMount>) -> impl PinInit<Self> {
         pin_init!(Self {
             mount,
+            debug: DebugFolder::new(),
             devices <- new_mutex!(Devices {
                 last_id: 0,
                 count: 0,
@@ -95,19 +99,21 @@ impl Registry {
             plan.max_order,
             counters.clone(),
         );
+        let debug = self.debug.add(&plan.name, counters.clone())?;
         let device = Device::new(id, plan.name, memory, counters)?;
         let data = Node {
             device: device.clone(),
             registry: self.clone(),
         };
+        // Once the node is there, somebody may have it open, and nothing may fail any more.
+        let place = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let registration = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
         let entry = Entry {
             device,
+            _debug: debug,
             _registration: registration,
         };
-        // Where this fails the entry is dropped, and the node with it; whoever has opened it by then has a
-        // device that nobody else can get at.
-        devices.by_id.try_create_and_insert(id, entry, GFP_KERNEL)?;
+        devices.by_id.insert(place.into_node(id, entry));
         devices.last_id = id;
         devices.count += 1;
         Ok(id)

@@ -19,6 +19,7 @@ use kernel::fs::{File, Kiocb, LocalFile};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::module::{this_module, ModuleMetadata};
 use kernel::prelude::*;
+use kernel::seq_file::SeqFile;
 use kernel::sync::poll::PollTable;
 use kernel::sync::Arc;
 use kernel::types::ForeignOwnable;
@@ -106,6 +107,14 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     ///
     /// Context: process; may sleep.
     fn poll(&self, _file: &File, _table: &PollTable<'_>) -> Readiness {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Prints what there is to say of an open file, for `/proc/PID/fdinfo`: lines of a key, a colon, a tab and a
+    /// value, each key beginning with the driver's name.
+    ///
+    /// Context: process; may sleep.
+    fn show_fdinfo(&self, _output: &SeqFile) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -345,6 +354,11 @@ impl<F: FileOperations> FileOperationsTable<F> {
         } else {
             None
         },
+        show_fdinfo: if F::HAS_SHOW_FDINFO {
+            Some(Self::show_fdinfo)
+        } else {
+            None
+        },
         poll: if F::HAS_POLL { Some(Self::poll) } else { None },
         unlocked_ioctl: if F::HAS_IOCTL {
             Some(Self::ioctl)
@@ -519,6 +533,15 @@ impl<F: FileOperations> FileOperationsTable<F> {
             Ok(bytes) => bytes as isize,
             Err(error) => error.to_errno() as isize,
         }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must have been opened by [`Self::open`], and `output` be valid and the caller's alone.
+    unsafe extern "C" fn show_fdinfo(output: *mut bindings::seq_file, file: *mut bindings::file) {
+        // SAFETY: By the requirements of this function.
+        let (data, output) = unsafe { (data::<F>(file), SeqFile::from_raw(output)) };
+        data.show_fdinfo(output);
     }
 
     /// # Safety

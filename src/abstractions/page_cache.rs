@@ -13,7 +13,8 @@
 //! ```text
 //! inode lock (i_rwsem)                [`AddressSpace::lock_for_writing`]
 //!   mmap_lock or per-VMA lock         taken by the kernel before a fault handler runs
-//!     invalidate lock                 [`AddressSpace::lock_shared_against_invalidation`]
+//!     invalidate lock                 [`AddressSpace::lock_shared_against_invalidation`], and exclusively
+//!                                     [`WriteGuard::set_size`] and [`WriteGuard::punch`]
 //!       folio lock                    [`super::folio::LockedFolio`]
 //! ```
 //!

@@ -251,8 +251,8 @@ impl<'a> HugeFault<'a> {
     /// Maps a whole folio with one entry.
     ///
     /// Falls back to single pages where the folio is not of that size, is not the one at this place of
-    /// the file, reaches beyond its end, or has bad memory in it; and where something is mapped there by now, be it single pages
-    /// or the same folio write-protected. Mirrors `vmf_insert_folio_pmd()`.
+    /// the file, reaches beyond the file's end, or has bad memory in it; and where something is mapped there
+    /// by now, be it single pages or the same folio write-protected. Mirrors `vmf_insert_folio_pmd()`.
     pub(crate) fn insert(&self, folio: &LockedFolio) -> HugeFaultOutcome<'a> {
         if !self.can_insert(folio, self.index()) {
             return HugeFaultOutcome::Fallback;

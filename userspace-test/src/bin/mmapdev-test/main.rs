@@ -26,6 +26,7 @@ mod read_write;
 mod remap;
 mod rig;
 mod robust_mutex;
+mod seeing;
 mod seek;
 mod share;
 mod sockets;
@@ -168,6 +169,7 @@ fn main() {
         ("doorbell", doorbell::TESTS),
         ("storm", storm::TESTS),
         ("ctl", ctl::TESTS),
+        ("seeing", seeing::TESTS),
     ];
     // Tests that fail, for the rig to see that it notices.
     let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {

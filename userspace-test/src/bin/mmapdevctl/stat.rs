@@ -9,6 +9,7 @@ use mmapdev_userspace::table::Table;
 use mmapdev_userspace::{abi, control, size};
 use rustix::fs::OFlags;
 use serde_json::{Map, Value};
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 pub(crate) const AFTER_HELP: &str = "\
@@ -183,9 +184,11 @@ impl Reading {
 fn columns(cells: [&str; 11]) -> String {
     const WIDTHS: [usize; 11] = [7, 7, 7, 7, 9, 7, 7, 12, 10, 10, 11];
     let cells = cells.iter().zip(WIDTHS);
-    cells
-        .map(|(cell, width)| format!("{cell:>width$}"))
-        .collect()
+    let mut line = String::new();
+    for (cell, width) in cells {
+        let _ = write!(line, "{cell:>width$}");
+    }
+    line
 }
 
 fn heading() -> String {
