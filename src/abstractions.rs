@@ -18,6 +18,7 @@
 //! | [`misc_device`] | `struct miscdevice` with a name and data of its own |
 //! | [`per_cpu_counters`] | counters that cost one instruction to raise |
 //! | [`user_struct`] | structures that grow from version to version, copied from and to user space |
+//! | [`tracepoint`] | the Rust side of a module's own tracepoints |
 //! | [`system_memory`] | how much memory the machine has |
 //! | [`iov`], [`sched`] | one function each that the kernel crate has no wrapper for |
 //! | [`capability`] | what the calling task may do |
@@ -33,6 +34,7 @@ pub(crate) mod per_cpu_counters;
 pub(crate) mod pseudo_fs;
 pub(crate) mod sched;
 pub(crate) mod system_memory;
+pub(crate) mod tracepoint;
 pub(crate) mod user_struct;
 pub(crate) mod vm_area_desc;
 pub(crate) mod vm_fault;

@@ -14,6 +14,7 @@ use crate::counters::{Counters, Event};
 use crate::events::Events;
 use crate::extent;
 use crate::name::Name;
+use crate::trace;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -102,8 +103,10 @@ impl<B: Backing> Device<B> {
     pub(crate) fn end(&self) {
         let guard = self.pages().lock_for_writing_always();
         self.has_ended.store(true, Relaxed);
-        self.count_removed(guard.empty());
+        let size = self.size();
+        self.count_removed(0, size, guard.empty());
         drop(guard);
+        trace::destroy(self.id, size, self.backing.largest_folio() as u64, 0);
         self.events.wake();
     }
 
@@ -111,7 +114,9 @@ impl<B: Backing> Device<B> {
     pub(crate) fn resize(&self, size: u64) -> Result {
         let guard = self.pages().lock_for_writing_always();
         self.check_alive()?;
-        self.count_removed(guard.set_size(size)?);
+        let before = self.size();
+        let removed = guard.set_size(size)?;
+        self.count_removed(size, before.saturating_sub(size), removed);
         Ok(())
     }
 
@@ -120,12 +125,15 @@ impl<B: Backing> Device<B> {
         let end = extent::end_of(offset, length).ok_or(EINVAL)?;
         let guard = self.pages().lock_for_writing_always();
         self.check_alive()?;
-        self.count_removed(guard.punch(offset, end.min(self.size()))?);
+        let removed = guard.punch(offset, end.min(self.size()))?;
+        self.count_removed(offset, length, removed);
         Ok(())
     }
 
-    fn count_removed(&self, bytes: u64) {
-        self.counters.add(Event::BytesRemoved, bytes);
+    /// Counts the bytes of memory that a range has given back.
+    fn count_removed(&self, offset: u64, length: u64, removed: u64) {
+        self.counters.add(Event::BytesRemoved, removed);
+        trace::zap(self.id, offset, length, removed as i64);
     }
 
     pub(crate) fn backing(&self) -> &B {

@@ -22,6 +22,7 @@ use crate::events::Seen;
 use crate::extent::{bytes_before, offsets_exist};
 use crate::mapping::{Mapping, SmallMapping};
 use crate::registry::Registry;
+use crate::trace;
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
@@ -108,11 +109,17 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         let device = open.device();
         device.check_alive()?;
         let start = u64::try_from(kiocb.ki_pos())?;
+        let wanted = iov.len() as u64;
         let (copied, result) = device.copy_out(start, iov, may_wait(&kiocb));
+        let answer = match result {
+            Err(error) if copied == 0 => Err(error),
+            _ => Ok(copied),
+        };
+        trace::read(device.id(), start, wanted, trace::result(&answer));
         *kiocb.ki_pos_mut() += copied as i64;
         device.counters().add(Event::BytesRead, copied as u64);
+        answer?;
         if copied == 0 {
-            result?;
             // What looks like the end of the file may be that of the device.
             device.check_alive()?;
         }
@@ -134,7 +141,10 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if room == 0 {
             return Err(ENOSPC);
         }
-        let written = guard.write(&mut kiocb, iov, room)?;
+        let wanted = iov.len() as u64;
+        let written = guard.write(&mut kiocb, iov, room);
+        trace::write(device.id(), start, wanted, trace::result(&written));
+        let written = written?;
         device.counters().add(Event::BytesWritten, written as u64);
         Ok(written)
     }

@@ -8,13 +8,14 @@
 
 use crate::abstractions::page_cache::Wait;
 use crate::abstractions::vm_fault::{
-    FaultOutcome, HugeFault, HugeFaultOutcome, Installed, VmFault,
+    FaultOutcome, HugeFault, HugeFaultOutcome, Installed, VmFault, PMD_ORDER,
 };
 use crate::abstractions::vm_operations::VmOperations;
 use crate::backing::Backing;
 use crate::counters::Event;
 use crate::device::Device;
 use crate::file::OpenDevice;
+use crate::trace;
 use core::marker::PhantomData;
 use kernel::prelude::*;
 
@@ -36,17 +37,21 @@ impl<B: Backing> VmOperations for Mapping<B> {
 
     fn fault<'a>(open: &OpenDevice<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
         let device = open.device();
+        let page = fault.index() as u64;
         if let Some(done) = map_neighbours(device, fault) {
             count(device, Event::MapPages, fault.is_under_vma_lock());
+            trace::map_pages(device.id(), page, NEIGHBOURS_ORDER.into(), 0);
             return FaultOutcome::Done(done);
         }
         count(device, Event::Fault, fault.is_under_vma_lock());
-        match device
-            .backing()
-            .folio(fault.index(), fault.huge_page_advice(), Wait::Allowed)
-        {
-            Ok(folio) => FaultOutcome::Present(folio),
+        let advice = fault.huge_page_advice();
+        match device.backing().folio(fault.index(), advice, Wait::Allowed) {
+            Ok(folio) => {
+                trace::fault(device.id(), page, folio.order().into(), 0);
+                FaultOutcome::Present(folio)
+            }
             Err(error) => {
+                trace::fault(device.id(), page, 0, error.to_errno().into());
                 if error == ENOMEM {
                     device.counters().add(Event::OutOfMemory, 1);
                     FaultOutcome::OutOfMemory
@@ -66,6 +71,17 @@ impl<B: Backing> VmOperations for Mapping<B> {
             Ok(folio) => fault.insert(&folio),
             Err(_) => HugeFaultOutcome::Fallback,
         };
+        let errno = if outcome.is_done() {
+            0
+        } else {
+            EAGAIN.to_errno()
+        };
+        trace::huge_fault(
+            device.id(),
+            fault.index() as u64,
+            PMD_ORDER.into(),
+            errno.into(),
+        );
         if outcome.is_done() {
             fault.insert_resident_neighbours(HUGE_NEIGHBOURS_ORDER);
             count(device, Event::HugeFault, fault.is_under_vma_lock());

@@ -30,6 +30,7 @@ mod mapping;
 mod name;
 mod parameters;
 mod registry;
+mod trace;
 
 use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};

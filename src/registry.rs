@@ -12,12 +12,14 @@ use crate::abi;
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::backing::memory::Memory;
+use crate::backing::Backing;
 use crate::counters::Counters;
 use crate::debug::{DebugEntry, DebugFolder};
 use crate::device::Device;
 use crate::file::{Node, OpenDevice};
 use crate::name::Name;
 use crate::parameters::Huge;
+use crate::trace;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
@@ -108,6 +110,7 @@ impl Registry {
         // Once the node is there, somebody may have it open, and nothing may fail any more.
         let place = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let registration = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
+        let largest_folio = device.backing().largest_folio() as u64;
         let entry = Entry {
             device,
             _debug: debug,
@@ -116,6 +119,7 @@ impl Registry {
         devices.by_id.insert(place.into_node(id, entry));
         devices.last_id = id;
         devices.count += 1;
+        trace::create(id, plan.size, largest_folio, 0);
         Ok(id)
     }
 

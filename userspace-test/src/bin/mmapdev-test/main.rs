@@ -33,6 +33,7 @@ mod sockets;
 mod splice;
 mod storm;
 mod sync;
+mod tracing;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mmapdev_userspace::child::{Child, Outcome};
@@ -170,6 +171,7 @@ fn main() {
         ("storm", storm::TESTS),
         ("ctl", ctl::TESTS),
         ("seeing", seeing::TESTS),
+        ("tracing", tracing::TESTS),
     ];
     // Tests that fail, for the rig to see that it notices.
     let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tracepoints, as the kernel's tracing shows them to perf, trace-cmd and bpftrace.
+
+use crate::Test;
+use mmapdev_userspace::control::{self, Control};
+use mmapdev_userspace::device::Device;
+use mmapdev_userspace::mapping::Mapping;
+use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
+use rustix::fs::OFlags;
+use rustix::io::{pread, pwrite};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+const FOLDER: &str = "/sys/kernel/tracing";
+const HUGE: &str = "huge=1 size_mib=8";
+const SMALL: &str = "huge=0 size_mib=8";
+const NONE: &str = "devices=0";
+
+const NAMES: [&str; 8] = [
+    "create",
+    "destroy",
+    "fault",
+    "huge_fault",
+    "map_pages",
+    "read",
+    "write",
+    "zap",
+];
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::with("every_tracepoint_is_listed_with_a_format", NONE, || {
+        let listed = fs::read_to_string(format!("{FOLDER}/available_events"))?;
+        let listed: BTreeSet<&str> = listed
+            .lines()
+            .filter_map(|line| line.strip_prefix("mmapdev:mmapdev_"))
+            .collect();
+        assert_eq!(listed, BTreeSet::from(NAMES));
+        for name in NAMES {
+            let format = fs::read_to_string(event(name).join("format"))?;
+            assert!(format.contains("field:u64 device;"), "{format}");
+            assert!(format.contains("print fmt: \"device=%llu "), "{format}");
+        }
+        Ok(())
+    }),
+    Test::with("a_huge_touch_is_traced", HUGE, || {
+        let device = Device::open()?;
+        let mapping = Mapping::shared(&device, 8 * MIB)?;
+        let lines = traced(|| {
+            mapping.store(HUGE_PAGE + 3 * PAGE, 1);
+            Ok(())
+        })?;
+        assert_eq!(
+            lines,
+            ["mmapdev_huge_fault: device=1 page=515 order=9 result=0"]
+        );
+        Ok(())
+    }),
+    Test::with("small_touches_are_traced", SMALL, || {
+        let device = Device::open()?;
+        let mapping = Mapping::shared(&device, 8 * MIB)?;
+        let fresh = Mapping::shared(&device, 8 * MIB)?;
+        let lines = traced(|| {
+            mapping.load(7 * PAGE);
+            fresh.load(7 * PAGE);
+            Ok(())
+        })?;
+        let expected = [
+            "mmapdev_fault: device=1 page=7 order=0 result=0",
+            "mmapdev_map_pages: device=1 page=7 order=6 result=0",
+        ];
+        assert_eq!(lines, expected);
+        Ok(())
+    }),
+    Test::with(
+        "a_touch_beyond_the_end_is_traced_with_its_error",
+        SMALL,
+        || {
+            let device = Device::open()?;
+            let mapping = Mapping::shared(&device, 9 * MIB)?;
+            let sink = rustix::fs::memfd_create("sink", rustix::fs::MemfdFlags::CLOEXEC)?;
+            let lines = traced(|| {
+                // The kernel's own touch, which is an error and no signal.
+                assert!(mapping.pwrite_to(&sink, 0, 8 * MIB, 1).is_err());
+                Ok(())
+            })?;
+            let expected = "mmapdev_fault: device=1 page=2048 order=0 result=-6";
+            assert!(lines.iter().all(|line| line == expected), "{lines:?}");
+            assert!(!lines.is_empty());
+            Ok(())
+        },
+    ),
+    Test::with("reads_and_writes_are_traced", HUGE, || {
+        let device = Device::open()?;
+        let lines = traced(|| {
+            pwrite(&device, &[1; 100], 5)?;
+            pread(&device, &mut [0; 10], 8 * MIB as u64 - 4)?;
+            Ok(())
+        })?;
+        let expected = [
+            "mmapdev_write: device=1 offset=5 length=100 result=100",
+            "mmapdev_read: device=1 offset=8388604 length=10 result=4",
+        ];
+        assert_eq!(lines, expected);
+        Ok(())
+    }),
+    Test::with(
+        "a_life_is_traced_from_its_beginning_to_its_end",
+        NONE,
+        || {
+            let control = Control::open()?;
+            let lines = traced(|| {
+                control.create(control::memory("x", 8 * MIB as u64)?)?;
+                let device = Device::open_with(control::node("x"), OFlags::RDWR)?;
+                pwrite(&device, &[1], 0)?;
+                control.punch("x", 0, 4 * MIB as u64)?;
+                control.resize("x", MIB as u64)?;
+                control.destroy("x")?;
+                Ok(())
+            })?;
+            let expected = [
+                "mmapdev_create: device=1 size=8388608 folio=2097152 result=0",
+                "mmapdev_write: device=1 offset=0 length=1 result=1",
+                "mmapdev_zap: device=1 offset=0 length=4194304 result=2097152",
+                "mmapdev_zap: device=1 offset=1048576 length=7340032 result=0",
+                "mmapdev_zap: device=1 offset=0 length=1048576 result=0",
+                "mmapdev_destroy: device=1 size=1048576 folio=2097152 result=0",
+            ];
+            assert_eq!(lines, expected);
+            Ok(())
+        },
+    ),
+    Test::with("nothing_is_traced_unless_asked_for", HUGE, || {
+        let device = Device::open()?;
+        fs::write(format!("{FOLDER}/trace"), "")?;
+        pwrite(&device, &[1; 100], 5)?;
+        assert_eq!(lines()?, Vec::<String>::new());
+        Ok(())
+    }),
+];
+
+fn event(name: &str) -> PathBuf {
+    PathBuf::from(format!("{FOLDER}/events/mmapdev/mmapdev_{name}"))
+}
+
+/// What was traced, without the task, the CPU and the time.
+fn lines() -> io::Result<Vec<String>> {
+    let text = fs::read_to_string(format!("{FOLDER}/trace"))?;
+    let lines = text
+        .lines()
+        .filter_map(|line| Some(&line[line.find("mmapdev_")?..]));
+    Ok(lines
+        .filter(|line| !line.starts_with("mmapdev_test"))
+        .map(str::to_string)
+        .collect())
+}
+
+/// Traces all while `body` runs.
+fn traced(body: impl FnOnce() -> io::Result<()>) -> io::Result<Vec<String>> {
+    let switch = format!("{FOLDER}/events/mmapdev/enable");
+    fs::write(format!("{FOLDER}/trace"), "")?;
+    fs::write(&switch, "1")?;
+    let result = body();
+    fs::write(&switch, "0")?;
+    result?;
+    lines()
+}
