@@ -18,6 +18,7 @@ done
 for program in "$BUILD"/bin/*; do
     [[ ! -e $program ]] || cp "$program" "$tree/bin/"
 done
+cp "$CHECKOUT"/userspace-test/examples/*.py "$tree/lib/mmapdev/"
 # shellcheck disable=SC2016 # expanded by the shell inside
 "$QEMU_DIR/enter.sh" sh -ec '
     cd build/guest

@@ -17,8 +17,10 @@ macro_rules! tracepoints {
     ($($(#[$attribute:meta])* $visibility:vis fn $name:ident = $tracepoint:ident($first:ident, $second:ident);)*) => {$(
         $(#[$attribute])*
         #[inline(always)]
-        #[allow(unsafe_code)]
+        #[allow(unsafe_code, unexpected_cfgs, unused_variables)]
         $visibility fn $name(device: u64, $first: u64, $second: u64, result: i64) {
+            // So that the benchmark can show what it costs to have them.
+            #[cfg(not(tracepoints_left_out))]
             ::kernel::macros::paste! {
                 // It has zero-sized parts in some configurations, and is only pointed at.
                 #[allow(improper_ctypes)]

@@ -50,6 +50,12 @@ impl Loaded {
         Ok(Self(()))
     }
 
+    /// Loads the module that the rig has built without tracepoints, for the benchmark.
+    pub fn untraced(parameters: &str) -> io::Result<Self> {
+        insert(&Path::new(FOLDER).join("mmapdev-untraced.ko"), parameters)?;
+        Ok(Self(()))
+    }
+
     /// Unloads the module, and says so when it does not go.
     pub fn unload(self) -> io::Result<()> {
         std::mem::forget(self);

@@ -31,6 +31,7 @@ enum Memory {
 #[derive(Clone, Copy)]
 enum Kind {
     Mmapdev(&'static str),
+    Untraced(&'static str),
     Memfd(MemfdFlags),
     Anonymous(Advice),
 }
@@ -39,6 +40,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("mmapdev 2 MiB", Kind::Mmapdev("huge=1")),
     ("mmapdev 64 KiB", Kind::Mmapdev("huge=1 folio_kib=64")),
     ("mmapdev 4 KiB", Kind::Mmapdev("huge=0")),
+    ("4 KiB, no tracepoints", Kind::Untraced("huge=0")),
     ("memfd", Kind::Memfd(MemfdFlags::CLOEXEC)),
     ("hugetlb", Kind::Memfd(MemfdFlags::HUGETLB)),
     ("anonymous 4 KiB", Kind::Anonymous(Advice::LinuxNoHugepage)),
@@ -51,6 +53,10 @@ impl Kind {
         Ok(match self {
             Self::Mmapdev(parameters) => {
                 let loaded = Loaded::with(&format!("size_mib={} {parameters}", SIZE / MIB))?;
+                Memory::Device(Device::open()?, loaded)
+            }
+            Self::Untraced(parameters) => {
+                let loaded = Loaded::untraced(&format!("size_mib={} {parameters}", SIZE / MIB))?;
                 Memory::Device(Device::open()?, loaded)
             }
             Self::Memfd(flags) => {

@@ -13,6 +13,7 @@ mod core_dump;
 mod ctl;
 mod direct_io;
 mod doorbell;
+mod examples;
 mod fault;
 mod folios;
 mod huge;
@@ -172,6 +173,7 @@ fn main() {
         ("ctl", ctl::TESTS),
         ("seeing", seeing::TESTS),
         ("tracing", tracing::TESTS),
+        ("examples", examples::TESTS),
     ];
     // Tests that fail, for the rig to see that it notices.
     let rig: &[Test] = if std::env::var_os("RIG_SELF_TEST").is_some() {
