@@ -28,6 +28,8 @@ pub(crate) struct Device<B: Backing> {
     /// Set once, under the inode lock, before the pages go.
     has_ended: Atomic<bool>,
     open_files: Atomic<u32>,
+    /// Bytes; changed under the inode lock. The page cache may reach a little further.
+    size: Atomic<u64>,
     events: Events,
     counters: Arc<Counters>,
     #[pin]
@@ -35,10 +37,11 @@ pub(crate) struct Device<B: Backing> {
 }
 
 impl<B: Backing> Device<B> {
-    /// Makes a device of a backing that counts into `counters`. Fails with `ENOMEM`.
+    /// Makes a device of a backing of `size` bytes that counts into `counters`. Fails with `ENOMEM`.
     pub(crate) fn new(
         id: u64,
         name: Name,
+        size: u64,
         backing: impl PinInit<B, Error>,
         counters: Arc<Counters>,
     ) -> Result<Arc<Self>> {
@@ -48,6 +51,7 @@ impl<B: Backing> Device<B> {
                 name,
                 has_ended: Atomic::new(false),
                 open_files: Atomic::new(0),
+                size: Atomic::new(size),
                 events: Events::new()?,
                 counters,
                 backing <- backing,
@@ -104,6 +108,7 @@ impl<B: Backing> Device<B> {
         let guard = self.pages().lock_for_writing_always();
         self.has_ended.store(true, Relaxed);
         let size = self.size();
+        self.size.store(0, Relaxed);
         self.count_removed(0, size, guard.empty());
         drop(guard);
         trace::destroy(self.id, size, self.backing.largest_folio() as u64, 0);
@@ -115,7 +120,10 @@ impl<B: Backing> Device<B> {
         let guard = self.pages().lock_for_writing_always();
         self.check_alive()?;
         let before = self.size();
-        let removed = guard.set_size(size)?;
+        // Readers see the end before the bytes go, and new bytes before the end moves.
+        self.size.store(size.min(before), Relaxed);
+        let removed = guard.set_size(before, size)?;
+        self.size.store(size, Relaxed);
         self.count_removed(size, before.saturating_sub(size), removed);
         Ok(())
     }
@@ -150,7 +158,7 @@ impl<B: Backing> Device<B> {
 
     /// Returns the size in bytes.
     pub(crate) fn size(&self) -> u64 {
-        self.pages().size()
+        self.size.load(Relaxed)
     }
 
     /// Returns what the device is.

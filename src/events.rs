@@ -58,13 +58,13 @@ impl Events {
 
     /// Takes the events that were not taken, and returns how many there were.
     pub(crate) fn take(&self, seen: &Seen) -> u64 {
-        let mut before = seen.0.load(Relaxed);
         loop {
+            // In this order, so that no fewer were raised than were taken.
+            let before = seen.0.load(Acquire);
             let now = self.raised.load(Relaxed);
             // Another thread may be taking them by the same file: each event is taken once.
-            match seen.0.cmpxchg(before, now, Full) {
-                Ok(_) => return now.wrapping_sub(before),
-                Err(other) => before = other,
+            if seen.0.cmpxchg(before, now, Full).is_ok() {
+                return now.wrapping_sub(before);
             }
         }
     }

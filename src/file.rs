@@ -172,7 +172,8 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         let start = u64::try_from(splice.position())?;
         let size = device.size();
         if bytes_before(start, splice.len(), size) == 0 {
-            return Ok(0);
+            // What looks like the end of the file may be that of the device.
+            return device.check_alive().map(|()| 0);
         }
         // What is in memory is lent as it is. A hole stays one: zeros are made for the pipe alone.
         let data = device.next_data(start).unwrap_or(size);

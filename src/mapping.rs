@@ -17,6 +17,7 @@ use crate::device::Device;
 use crate::file::OpenDevice;
 use crate::trace;
 use core::marker::PhantomData;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 /// How many neighbours of a small page are mapped with it, as an order: 64 pages, 256 KiB. More cost
@@ -38,6 +39,12 @@ impl<B: Backing> VmOperations for Mapping<B> {
     fn fault<'a>(open: &OpenDevice<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
         let device = open.device();
         let page = fault.index() as u64;
+        if page >= device.size().div_ceil(PAGE_SIZE as u64) {
+            count(device, Event::Fault, fault.is_under_vma_lock());
+            device.counters().add(Event::BusError, 1);
+            trace::fault(device.id(), page, 0, ENXIO.to_errno().into());
+            return FaultOutcome::BusError;
+        }
         if let Some(done) = map_neighbours(device, fault) {
             count(device, Event::MapPages, fault.is_under_vma_lock());
             trace::map_pages(device.id(), page, NEIGHBOURS_ORDER.into(), 0);

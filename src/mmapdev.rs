@@ -20,7 +20,6 @@ mod abstractions;
 mod backing;
 mod control;
 mod counters;
-mod debug;
 mod device;
 mod events;
 mod extent;

@@ -31,7 +31,8 @@ impl Name {
         }
         let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let ended = field.0[bytes.len()..].iter().all(|&byte| byte == 0);
-        if bytes.is_empty() || !bytes.iter().all(allowed) || !ended {
+        let is_folder = [&b"."[..], b".."].contains(&bytes);
+        if bytes.is_empty() || is_folder || !bytes.iter().all(allowed) || !ended {
             return Err(Refusal::Invalid);
         }
         if bytes == CONTROL.as_bytes() {
@@ -96,6 +97,8 @@ mod tests {
             b"\xff",
             b"a\0b",
             b"\0a",
+            b".",
+            b"..",
         ] {
             assert_eq!(check(bad), Err(Refusal::Invalid), "{bad:?}");
         }

@@ -14,7 +14,6 @@ use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
 use crate::counters::Counters;
-use crate::debug::{DebugEntry, DebugFolder};
 use crate::device::Device;
 use crate::file::{Node, OpenDevice};
 use crate::name::Name;
@@ -43,7 +42,6 @@ pub(crate) struct Plan {
 #[pin_data]
 pub(crate) struct Registry {
     mount: Arc<PseudoMount>,
-    debug: DebugFolder,
     #[pin]
     devices: Mutex<Devices>,
 }
@@ -57,7 +55,6 @@ struct Devices {
 /// A device that can be opened.
 struct Entry {
     device: Arc<Device<Memory>>,
-    _debug: DebugEntry,
     _registration: Pin<KBox<Registration<OpenDevice<Memory>>>>,
 }
 
@@ -66,7 +63,6 @@ impl Registry {
     pub(crate) fn new(mount: Arc<PseudoMount>) -> impl PinInit<Self> {
         pin_init!(Self {
             mount,
-            debug: DebugFolder::new(),
             devices <- new_mutex!(Devices {
                 last_id: 0,
                 count: 0,
@@ -101,8 +97,7 @@ impl Registry {
             plan.max_order,
             counters.clone(),
         );
-        let debug = self.debug.add(&plan.name, counters.clone())?;
-        let device = Device::new(id, plan.name, memory, counters)?;
+        let device = Device::new(id, plan.name, plan.size, memory, counters)?;
         let data = Node {
             device: device.clone(),
             registry: self.clone(),
@@ -113,7 +108,6 @@ impl Registry {
         let largest_folio = device.backing().largest_folio() as u64;
         let entry = Entry {
             device,
-            _debug: debug,
             _registration: registration,
         };
         devices.by_id.insert(place.into_node(id, entry));

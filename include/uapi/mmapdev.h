@@ -7,7 +7,7 @@
  * write(), lseek(), fsync(), splice(), poll().
  *
  * A device has a name, by which the control node knows it: 1 to 63 of the characters A-Z a-z 0-9 . _ -
- * (EINVAL for others, ENAMETOOLONG where the name field has no zero at its end). Its node is
+ * (EINVAL for others and for "." and "..", ENAMETOOLONG where the name field has no zero at its end). Its node is
  * /dev/mmapdev-<name>, or /dev/mmapdev<name> where the name is a number: the devices that the module
  * makes when it is loaded are named 0, 1 and so on. "control" is taken.
  *
@@ -61,7 +61,8 @@ enum mmapdev_huge {
  *
  * MMAPDEV_IOC_NEXT is for the control node alone. It tells of the device with the least id above the one
  * that is given, and fails with ENOENT where there is none: begin with 0, go on with what was answered, and
- * devices that come and go meanwhile are no trouble. Its structure must have `id` (EINVAL otherwise).
+ * devices that come and go meanwhile are no trouble. On the control node the structure must have all fields up
+ * to `name` (EINVAL otherwise).
  */
 struct mmapdev_info {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */
@@ -95,7 +96,8 @@ struct mmapdev_info {
  * When the call has returned the node is there, for root alone, and the name is taken until the device is
  * destroyed. EINVAL for a size of 0 or no multiple of the page size, a backing, huge or largest_folio that
  * does not exist; EEXIST where the name is taken; EFBIG for a size that no file can have, ENOMEM for one
- * that is more than the machine's memory or where memory is short now; ENOSPC where there are 4096 devices.
+ * that is more than the machine's memory or where memory is short now; ENOSPC where there are 4096 devices,
+ * EBUSY where the machine has no numbers left for nodes.
  */
 struct mmapdev_create {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */
@@ -143,7 +145,9 @@ struct mmapdev_destroy {
  * node).
  *
  * What ftruncate() does to a file: a smaller device loses what is beyond its new end, and touches there are
- * SIGBUS; what a larger one gains reads as zeros. Errors as in struct mmapdev_create.
+ * SIGBUS; what a larger one gains reads as zeros. Where the new end divides a large folio that somebody has
+ * pinned, the rest of that folio becomes zeros, which a mapping may show until the folio goes, as on a tmpfs.
+ * Errors as in struct mmapdev_create.
  */
 struct mmapdev_resize {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */

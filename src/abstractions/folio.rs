@@ -257,6 +257,22 @@ impl LockedFolio {
     }
 }
 
+impl LockedFolio {
+    /// Marks the folio as changed since it was last written back, or, where there is nothing to write
+    /// back to, as worth keeping: what is clean is taken for something that can be had again, and dropped where
+    /// that is of use.
+    ///
+    /// Mirrors `folio_mark_dirty()`.
+    pub(crate) fn mark_dirty(&self) {
+        // SAFETY: The folio is alive and locked; nobody marks it clean meanwhile.
+        unsafe {
+            if !helpers::abstractions_helper_folio_test_dirty(self.as_raw()) {
+                bindings::folio_mark_dirty(self.as_raw());
+            }
+        }
+    }
+}
+
 impl Deref for LockedFolio {
     type Target = Folio;
 

@@ -98,11 +98,6 @@ void abstractions_helper_filemap_invalidate_unlock(struct address_space *mapping
 	filemap_invalidate_unlock(mapping);
 }
 
-void abstractions_helper_mapping_set_error(struct address_space *mapping, int error)
-{
-	mapping_set_error(mapping, error);
-}
-
 struct folio *abstractions_helper_filemap_get_folio(struct address_space *mapping, pgoff_t index)
 {
 	return filemap_get_folio(mapping, index);
@@ -173,6 +168,11 @@ bool abstractions_helper_folio_test_uptodate(const struct folio *folio)
 void abstractions_helper_folio_mark_uptodate(struct folio *folio)
 {
 	folio_mark_uptodate(folio);
+}
+
+bool abstractions_helper_folio_test_dirty(const struct folio *folio)
+{
+	return folio_test_dirty(folio);
 }
 
 bool abstractions_helper_folio_contain_hwpoisoned_page(struct folio *folio)

@@ -55,10 +55,6 @@ extern "C" {
     pub(super) fn abstractions_helper_filemap_invalidate_unlock(
         mapping: *mut bindings::address_space,
     );
-    pub(super) fn abstractions_helper_mapping_set_error(
-        mapping: *mut bindings::address_space,
-        error: c_int,
-    );
     pub(super) fn abstractions_helper_filemap_get_folio(
         mapping: *mut bindings::address_space,
         index: c_ulong,
@@ -87,6 +83,7 @@ extern "C" {
     pub(super) fn abstractions_helper_folio_pfn(folio: *const bindings::folio) -> c_ulong;
     pub(super) fn abstractions_helper_folio_test_uptodate(folio: *const bindings::folio) -> bool;
     pub(super) fn abstractions_helper_folio_mark_uptodate(folio: *mut bindings::folio);
+    pub(super) fn abstractions_helper_folio_test_dirty(folio: *const bindings::folio) -> bool;
     pub(super) fn abstractions_helper_folio_contain_hwpoisoned_page(
         folio: *mut bindings::folio,
     ) -> bool;

@@ -31,7 +31,7 @@ use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::fs::Kiocb;
 use kernel::iov::IovIterSource;
-use kernel::page::PAGE_SHIFT;
+use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
@@ -88,7 +88,8 @@ impl AddressSpace {
         unsafe { (*self.as_raw()).host }
     }
 
-    /// Returns the size of the file in bytes.
+    /// Returns the size of the file in bytes, or where a folio ends that the end of the file divides, see
+    /// [`WriteGuard::set_size`].
     ///
     /// Mirrors `i_size_read()`. Unless the inode lock or the invalidate lock is held, it may have
     /// changed by the time the caller looks at it.
@@ -349,29 +350,61 @@ impl<'a> WriteGuard<'a> {
         }
     }
 
-    /// Changes the size of the file in bytes, and returns how many bytes of memory went by that.
+    /// Changes the size of the file from `old` to `new` bytes, and returns how many bytes of memory went by that.
     ///
     /// What is beyond the new end leaves every mapping, private copies of it as well, and the page cache; a
-    /// page that somebody has pinned stays theirs. Of a page or a large folio that the new end divides and
-    /// that cannot be split, the rest is overwritten with zeros. Mirrors `truncate_setsize()` under the
-    /// invalidate lock. Sleeps.
+    /// page that somebody has pinned stays theirs. Of a page or a large folio that the new end divides and that
+    /// cannot be split now, because somebody uses it, the rest is overwritten with zeros and stays; then
+    /// [`AddressSpace::size`] is where it ends, and `new` is the caller's to heed, as it does with a tmpfs, whose
+    /// huge pages can be touched beyond the end of a file.
     ///
-    /// Fails with `EFBIG` for a size beyond what the VFS can count.
-    pub(crate) fn set_size(&self, size: u64) -> Result<u64> {
-        Ok(self.set_file_size(bindings::loff_t::try_from(size).map_err(|_| EFBIG)?))
+    /// So each folio lies within [`AddressSpace::size`] at all times. It has to: what splits a large folio drops
+    /// dirty parts that are beyond it, and accounts for that in the write-back of the inode, which has none.
+    ///
+    /// Mirrors `truncate_setsize()` under the invalidate lock. Sleeps. Fails with `EFBIG` for a size beyond
+    /// what the VFS can count.
+    pub(crate) fn set_size(&self, old: u64, new: u64) -> Result<u64> {
+        bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
+        Ok(self.change_size(old, new))
     }
 
-    /// Sets the size of the file to 0, see [`Self::set_size`].
+    /// Takes everything out of the file and sets its size to 0, see [`Self::set_size`].
     pub(crate) fn empty(&self) -> u64 {
-        self.set_file_size(0)
+        self.change_size(0, 0)
     }
 
-    fn set_file_size(&self, size: bindings::loff_t) -> u64 {
+    fn change_size(&self, old: u64, new: u64) -> u64 {
         let _guard = self.lock_against_faults();
         let before = self.space.resident_bytes();
-        // SAFETY: The inode is alive, and both locks that its size is changed under are held. No caller passes
-        // a negative size.
-        unsafe { bindings::truncate_setsize(self.space.host(), size) };
+        let (inode, mapping) = (self.space.host(), self.space.as_raw());
+        let (start, end) = (old.min(new), self.space.size());
+        // Both ends are ones that a file has or can have.
+        if start < end {
+            // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
+            unsafe {
+                bindings::truncate_pagecache_range(
+                    inode,
+                    start as bindings::loff_t,
+                    (end - 1) as bindings::loff_t,
+                )
+            };
+        }
+        let left = self.space.get_folio((new >> PAGE_SHIFT) as usize);
+        let end_of_left = left.map_or(0, |folio| {
+            ((folio.index() << PAGE_SHIFT) + folio.size()) as u64
+        });
+        // SAFETY: The inode is alive, and both locks that its size is changed under are held.
+        unsafe {
+            helpers::abstractions_helper_i_size_write(
+                inode,
+                new.max(end_of_left) as bindings::loff_t,
+            )
+        };
+        if new < end {
+            let first = new.next_multiple_of(PAGE_SIZE as u64);
+            // SAFETY: The address space is alive. A length of 0 means all the rest; private copies go, too.
+            unsafe { bindings::unmap_mapping_range(mapping, first as bindings::loff_t, 0, 1) };
+        }
         before.saturating_sub(self.space.resident_bytes())
     }
 
@@ -562,7 +595,7 @@ impl<A: AddressSpaceOperations> Operations<A> {
         read_folio: Some(Self::read_folio),
         write_begin: Some(Self::write_begin),
         write_end: Some(Self::write_end),
-        dirty_folio: Some(Self::stay_clean),
+        dirty_folio: Some(bindings::noop_dirty_folio),
         migrate_folio: Some(bindings::filemap_migrate_folio),
         error_remove_folio: Some(Self::keep_on_error),
         ..pin_init::zeroed()
@@ -599,6 +632,7 @@ impl<A: AddressSpaceOperations> Operations<A> {
         // SAFETY: The reference was just taken, and the caller gives up the lock.
         let folio = unsafe { LockedFolio::from_raw(folio) };
         folio.zero_fill();
+        folio.mark_dirty();
         0
     }
 
@@ -649,39 +683,22 @@ impl<A: AddressSpaceOperations> Operations<A> {
         if let Some(folio) = NonNull::new(folio) {
             // SAFETY: `write_begin` gave the reference and the lock to the caller, who gives them
             // back.
-            drop(unsafe { LockedFolio::from_raw(folio) });
+            let folio = unsafe { LockedFolio::from_raw(folio) };
+            folio.mark_dirty();
         }
         // The folio was whole before, so that any part of it may be new.
         copied as c_int
     }
 
-    /// A folio is never dirty: it is not written back, and what keeps it is that it is unevictable.
-    ///
-    /// Nor must it be: when a file is cut short within a large folio, what splits that folio takes a dirty part
-    /// beyond the end for one that its file system was to write back, and accounts for it there.
+    /// Memory that has failed: keep the folio, so that its loss is an error and not a page of zeros.
     ///
     /// # Safety
     ///
     /// None beyond what the caller of an address space operation promises.
-    unsafe extern "C" fn stay_clean(
+    unsafe extern "C" fn keep_on_error(
         _mapping: *mut bindings::address_space,
         _folio: *mut bindings::folio,
-    ) -> bool {
-        false
-    }
-
-    /// Memory that has failed: keep the folio, so that its loss is an error and not a page of zeros, and note
-    /// it for `fsync()`.
-    ///
-    /// # Safety
-    ///
-    /// `mapping` must be the address space of a [`PageCache<A>`].
-    unsafe extern "C" fn keep_on_error(
-        mapping: *mut bindings::address_space,
-        _folio: *mut bindings::folio,
     ) -> c_int {
-        // SAFETY: By the requirements of this function.
-        unsafe { helpers::abstractions_helper_mapping_set_error(mapping, EIO.to_errno()) };
         0
     }
 }

@@ -133,6 +133,8 @@ impl MemoryOperations {
         for order in extent::orders_around(index, pages, max_order) {
             match guard.add_zeroed_folio(extent::align_down(index, order), order, wait) {
                 Ok(Added::Here(folio)) => {
+                    // There is nowhere to have it from again: dirty means that it is not dropped.
+                    folio.mark_dirty();
                     this.counters.add_folio(folio.order(), folio.size());
                     return Ok(Some(folio));
                 }

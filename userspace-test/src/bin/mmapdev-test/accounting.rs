@@ -103,13 +103,18 @@ pub(crate) const TESTS: &[Test] = &[
 /// What smaps says of one mapping, of that which the kinds of pages do not change.
 fn shares(mapping: &Mapping) -> io::Result<Vec<(&'static str, u64)>> {
     let fields = smaps::of(mapping.address(0))?;
-    // A device's page is never dirty by itself, only by who maps it: it is not to be written anywhere.
-    let both = |name: &str| fields[&format!("{name}_Clean")] + fields[&format!("{name}_Dirty")];
-    let mut shares = ["Rss", "Pss", "Anonymous", "Swap"]
-        .map(|name| (name, fields[name]))
-        .to_vec();
-    shares.extend(["Shared", "Private"].map(|name| (name, both(name))));
-    Ok(shares)
+    let names = [
+        "Rss",
+        "Pss",
+        "Pss_Dirty",
+        "Shared_Clean",
+        "Shared_Dirty",
+        "Private_Clean",
+        "Private_Dirty",
+        "Anonymous",
+        "Swap",
+    ];
+    Ok(names.map(|name| (name, fields[name])).to_vec())
 }
 
 /// What smaps says in each of some states of the mappings of a file.
@@ -150,9 +155,9 @@ fn smaps_shares() -> io::Result<()> {
         field.map(|&(_, bytes)| bytes as usize)
     };
     assert_eq!(field(&seen[0], "Rss"), Some(0));
-    assert_eq!(field(&seen[1], "Private"), Some(SIZE));
+    assert_eq!(field(&seen[1], "Private_Dirty"), Some(SIZE));
     assert_eq!(field(&seen[2], "Pss"), Some(SIZE * 3 / 4));
-    assert_eq!(field(&seen[3], "Shared"), Some(SIZE / 2));
+    assert_eq!(field(&seen[3], "Shared_Dirty"), Some(SIZE / 2));
     assert_eq!(field(&seen[5], "Anonymous"), Some(100 * PAGE));
     for (number, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
         assert_eq!(seen, expected, "state {number}, and that of a memfd");

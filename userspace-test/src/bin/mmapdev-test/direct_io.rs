@@ -14,6 +14,7 @@ use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::MapFlags;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 const SIZE: usize = 8 * MIB;
 const HUGE: &str = "huge=1 size_mib=8";
@@ -129,6 +130,12 @@ pub(crate) const TESTS: &[Test] = &[
         "punched_pages_of_a_fixed_buffer_stay_with_it_in_small_pages",
         SMALL,
         || punched(PAGE),
+    ),
+    Test::with("punching_beside_a_pinned_page_keeps_the_rest", HUGE, beside),
+    Test::with(
+        "shrinking_within_a_pinned_folio_keeps_what_is_before",
+        HUGE,
+        shrunk,
     ),
     Test::with("a_fixed_buffer_outlives_its_device", HUGE, || {
         let device = Device::open()?;
@@ -308,5 +315,71 @@ fn punched(unit: usize) -> io::Result<()> {
         0,
         "and what is read into it is not the device's"
     );
+    Ok(())
+}
+
+/// A huge page that cannot be split, as one of its pages is pinned, keeps all that is not punched.
+fn beside() -> io::Result<()> {
+    let device = Device::open()?;
+    let file = filled_file(DISK, SIZE)?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    let mut model = pattern(0, HUGE_PAGE);
+    mapping.write(0, &model);
+    let mut ring = Ring::with_buffer(&mapping, 3 * PAGE, PAGE)?;
+    for place in [10 * PAGE, 0, HUGE_PAGE - PAGE] {
+        device.punch(place as u64, PAGE as u64)?;
+        model[place..place + PAGE].fill(0);
+        assert!(mapping.read(0, HUGE_PAGE) == model, "punched at {place}");
+    }
+    assert_eq!(ring.read(&file, MIB as u64, 0, PAGE)?, PAGE);
+    model[3 * PAGE..4 * PAGE].copy_from_slice(&pattern(MIB, PAGE));
+    let mut bytes = vec![0; HUGE_PAGE];
+    assert_eq!(pread(&device, &mut bytes, 0)?, HUGE_PAGE);
+    assert!(bytes == model, "the pinned page is the device's as before");
+    // Without the pin it is split, and memory comes back.
+    drop(ring);
+    device.punch(10 * PAGE as u64, PAGE as u64)?;
+    assert!(mapping.read(0, HUGE_PAGE) == model);
+    Ok(())
+}
+
+/// The same where the new end divides the huge page.
+fn shrunk() -> io::Result<()> {
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    let bytes = pattern(0, SIZE);
+    mapping.write(0, &bytes);
+    let ring = Ring::with_buffer(&mapping, HUGE_PAGE + 2 * PAGE, PAGE)?;
+    let end = HUGE_PAGE + 8 * PAGE;
+    device.resize(end as u64)?;
+    assert_eq!(device.size()?, end);
+    let mut seen = vec![1; SIZE];
+    assert_eq!(pread(&device, &mut seen, 0)?, end);
+    assert!(seen[..end] == bytes[..end], "what is before the end");
+    assert_errno(
+        pwrite(&device, &[1], end as u64).map_err(io::Error::from),
+        Errno::NOSPC,
+        "a write",
+    );
+    // While it cannot be split, memory beyond the end may be stored to; it is gone all the same.
+    device.resize(SIZE as u64)?;
+    assert_eq!(pread(&device, &mut seen, 0)?, SIZE);
+    assert!(seen[..end] == bytes[..end], "what was before the end");
+    assert!(seen[end..].iter().all(|&byte| byte == 0), "what has come");
+    device.resize(end as u64)?;
+    drop(ring);
+    // Once the kernel has let go of it, it is split, which must not take what is beyond the end for something to
+    // be written back.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while device.info()?.resident_bytes >= 2 * HUGE_PAGE as u64 {
+        assert!(Instant::now() < deadline, "it is never split");
+        device.punch(HUGE_PAGE as u64, PAGE as u64)?;
+    }
+    device.resize((HUGE_PAGE + 4 * PAGE) as u64)?;
+    assert_eq!(
+        mapping.read(HUGE_PAGE + PAGE, 3 * PAGE),
+        bytes[HUGE_PAGE + PAGE..][..3 * PAGE]
+    );
+    assert_eq!(device.info()?.resident_bytes, (HUGE_PAGE + 3 * PAGE) as u64);
     Ok(())
 }

@@ -198,6 +198,25 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!((shared.load(0), private.load(0)), (0, 5));
         Ok(())
     }),
+    Test::with(
+        "a_page_that_is_taken_out_of_use_keeps_its_bytes",
+        SMALL,
+        || {
+            // Written by a call, so that nothing but the device has it.
+            let device = Device::open()?;
+            device.write_at(b"worth keeping", 5 * PAGE)?;
+            let frame = device.frame(5 * PAGE as u64)?.frame;
+            let address = format!("{:#x}", frame * PAGE as u64);
+            std::fs::write("/sys/devices/system/memory/soft_offline_page", address)?;
+            assert_eq!(device.read_at(5 * PAGE, 13)?, b"worth keeping");
+            assert_ne!(
+                device.frame(5 * PAGE as u64)?.frame,
+                frame,
+                "in another page"
+            );
+            Ok(())
+        },
+    ),
     Test::with("bytes_removed_are_counted", SMALL, || {
         let device = Device::open()?;
         Mapping::shared(&device, SIZE)?.touch_write(0, SIZE, 1);
@@ -652,7 +671,8 @@ fn ten_thousand() -> io::Result<()> {
     }
     drop(control);
     let lost = free.saturating_sub(memory::settled_free()?);
-    assert_eq!(memory::vmstat("nr_file_pages")?, cached);
+    // Caches of others may have shrunk.
+    assert!(memory::vmstat("nr_file_pages")? <= cached);
     // A page for each of ten thousand would be 40 MiB, an inode and its like 10.
     assert!(lost < 4 * MIB as u64, "{lost} bytes are gone");
     module.unload()

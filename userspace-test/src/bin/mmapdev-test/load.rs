@@ -131,7 +131,11 @@ pub(crate) const TESTS: &[Test] = &[
             }
             let lost = free.saturating_sub(memory::settled_free()?);
             let cached_now = memory::vmstat("nr_file_pages")?;
-            assert_eq!(cached_now, cached, "{parameters}: pages in page caches");
+            // Caches of others may have shrunk.
+            assert!(
+                cached_now <= cached,
+                "{parameters}: {cached_now} pages in page caches, {cached} before"
+            );
             // A thirty-second of what was held and given back in all: what the rest of the guest does in
             // these seconds is less, and a page table or a counter for each page that leaks is more.
             assert!(
