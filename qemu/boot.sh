@@ -78,7 +78,7 @@ if [[ $debian ]]; then
     # shellcheck disable=SC2016 # expanded by the shell inside
     server=(sh -c 'socket=$1 log=$2 && shift 2
         rm -f "$socket"
-        /usr/libexec/virtiofsd --shared-dir / --socket-path "$socket" --sandbox none --cache always >"$log" 2>&1 &
+        /usr/libexec/virtiofsd --readonly --shared-dir / --socket-path "$socket" --sandbox none --cache always >"$log" 2>&1 &
         server=$!
         tries=0
         until [ -S "$socket" ]; do

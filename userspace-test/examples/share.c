@@ -49,7 +49,10 @@ int main(void)
 	if (bytes == MAP_FAILED)
 		err(1, "mmap");
 
-	if (fork() == 0) {
+	switch (fork()) {
+	case -1:
+		err(1, "fork");
+	case 0: {
 		/* A file of its own, which counts its own events. */
 		int theirs = open_device();
 
@@ -57,6 +60,7 @@ int main(void)
 		if (ioctl(theirs, MMAPDEV_IOC_NOTIFY, 0))
 			err(1, "notify");
 		_exit(0);
+	}
 	}
 	wait = (struct pollfd){ .fd = fd, .events = POLLPRI };
 	if (poll(&wait, 1, 10000) != 1 || ioctl(fd, MMAPDEV_IOC_EVENTS, &events))

@@ -212,9 +212,10 @@ fn largest_folio(text: &str) -> Result<u32, String> {
 
 fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_| "seconds are a number")?;
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
     match Duration::try_from_secs_f64(seconds) {
-        Ok(interval) if !interval.is_zero() => Ok(interval),
-        _ => Err("an interval is longer than 0 seconds".into()),
+        Ok(interval) if !interval.is_zero() && interval <= LONGEST => Ok(interval),
+        _ => Err("an interval is longer than 0 seconds, and a day at most".into()),
     }
 }
 
