@@ -105,14 +105,15 @@ impl MemoryOperations {
         advice: HugePageAdvice,
         wait: Wait,
     ) -> Result<LockedFolio> {
-        let max_order = Self::wanted_order(cache, advice);
         loop {
             if let Some(folio) = cache.lock_folio(index, wait)? {
                 // It may have been cut off between the look-up and the lock.
                 Self::check_within(cache, index)?;
                 return Ok(folio);
             }
-            if let Some(folio) = Self::bring_in(cache, index, max_order, wait)? {
+            if let Some(folio) =
+                Self::bring_in(cache, index, Self::wanted_order(cache, advice), wait)?
+            {
                 return Ok(folio);
             }
             // Somebody else has just brought it in.
