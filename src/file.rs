@@ -138,13 +138,15 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         // Like a disk, a device has the size that it has: `O_APPEND` means nothing to it.
         let start = u64::try_from(kiocb.ki_pos())?;
         let room = bytes_before(start, iov.len(), device.size());
-        if room == 0 {
-            return Err(ENOSPC);
-        }
         let wanted = iov.len() as u64;
-        let written = guard.write(&mut kiocb, iov, room);
-        trace::write(device.id(), start, wanted, trace::result(&written));
-        let written = written?;
+        let written = match room {
+            0 => Err(ENOSPC),
+            room => guard.write(&mut kiocb, iov, room),
+        };
+        // One for each outcome: what is traced is then at hand.
+        let trace = |result| trace::write(device.id(), start, wanted, result);
+        let written = written.inspect_err(|error| trace(error.to_errno().into()))?;
+        trace(written as i64);
         device.counters().add(Event::BytesWritten, written as u64);
         Ok(written)
     }

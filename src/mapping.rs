@@ -78,24 +78,18 @@ impl<B: Backing> VmOperations for Mapping<B> {
             Ok(folio) => fault.insert(&folio),
             Err(_) => HugeFaultOutcome::Fallback,
         };
-        let errno = if outcome.is_done() {
-            0
-        } else {
-            EAGAIN.to_errno()
-        };
-        trace::huge_fault(
-            device.id(),
-            fault.index() as u64,
-            PMD_ORDER.into(),
-            errno.into(),
-        );
         if outcome.is_done() {
+            trace::huge_fault(device.id(), fault.index() as u64, PMD_ORDER.into(), 0);
             fault.insert_resident_neighbours(HUGE_NEIGHBOURS_ORDER);
             count(device, Event::HugeFault, fault.is_under_vma_lock());
         } else {
-            device.counters().add(Event::HugeFallback, 1);
+            count_fallback(device, fault.index());
         }
         outcome
+    }
+
+    fn refused_huge_fault(open: &OpenDevice<B>, fault: &VmFault) {
+        count_fallback(open.device(), fault.index());
     }
 }
 
@@ -129,4 +123,11 @@ fn count<B: Backing>(device: &Device<B>, event: Event, under_vma_lock: bool) {
     if !under_vma_lock {
         device.counters().add(Event::MmapLockFault, 1);
     }
+}
+
+/// Counts a touch that was offered as huge, and that [`VmOperations::fault`] answers.
+fn count_fallback<B: Backing>(device: &Device<B>, page: usize) {
+    let again = EAGAIN.to_errno().into();
+    trace::huge_fault(device.id(), page as u64, PMD_ORDER.into(), again);
+    device.counters().add(Event::HugeFallback, 1);
 }

@@ -76,6 +76,20 @@ impl Registry {
     /// Fails with `EEXIST` where the name is taken, `ENOSPC` where there are too many devices, `EFBIG` for a
     /// size that no file can have, and `ENOMEM`.
     pub(crate) fn create(self: &Arc<Self>, plan: &Plan) -> Result<u64> {
+        match self.make(plan) {
+            Ok((id, largest_folio)) => {
+                trace::create(id, plan.size, largest_folio, 0);
+                Ok(id)
+            }
+            Err(error) => {
+                trace::create(0, plan.size, 0, error.to_errno().into());
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a device and its node, and returns its id and the bytes in its largest folio.
+    fn make(self: &Arc<Self>, plan: &Plan) -> Result<(u64, u64)> {
         let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
         let node = CString::try_from_fmt(fmt!(
             "mmapdev{}{}",
@@ -113,8 +127,7 @@ impl Registry {
         devices.by_id.insert(place.into_node(id, entry));
         devices.last_id = id;
         devices.count += 1;
-        trace::create(id, plan.size, largest_folio, 0);
-        Ok(id)
+        Ok((id, largest_folio))
     }
 
     /// Ends a device, used or not. May sleep.

@@ -34,6 +34,12 @@ pub(crate) trait VmOperations {
     fn huge_fault<'a>(_file: &Self::File, _fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
+
+    /// Notes a touch that the kernel has offered as a huge one and that no single entry can answer, see
+    /// [`HugeFault`], so that [`Self::huge_fault`] is not asked. [`Self::fault`] comes next.
+    ///
+    /// Context: as in [`Self::fault`].
+    fn refused_huge_fault(_file: &Self::File, _fault: &VmFault) {}
 }
 
 /// The C table of operations for `T`.
@@ -85,7 +91,10 @@ impl<T: VmOperations> VmOperationsTable<T> {
         let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
         match HugeFault::new(fault, order) {
             Some(fault) => T::huge_fault(file, &fault),
-            None => HugeFaultOutcome::Fallback,
+            None => {
+                T::refused_huge_fault(file, fault);
+                HugeFaultOutcome::Fallback
+            }
         }
         .into_reason()
     }

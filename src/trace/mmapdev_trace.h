@@ -42,6 +42,9 @@ DEFINE_EVENT(mmapdev_touch, mmapdev_huge_fault,
 DEFINE_EVENT(mmapdev_touch, mmapdev_map_pages,
 	TP_PROTO(u64 device, u64 page, u64 order, s64 result),
 	TP_ARGS(device, page, order, result));
+DEFINE_EVENT(mmapdev_touch, mmapdev_page_mkwrite,
+	TP_PROTO(u64 device, u64 page, u64 order, s64 result),
+	TP_ARGS(device, page, order, result));
 
 /* Bytes: where, how many were asked for, and how many it were, or an error. */
 DECLARE_EVENT_CLASS(mmapdev_bytes,
@@ -74,7 +77,7 @@ DEFINE_EVENT(mmapdev_bytes, mmapdev_zap,
 	TP_PROTO(u64 device, u64 offset, u64 length, s64 result),
 	TP_ARGS(device, offset, length, result));
 
-/* A device that comes or goes: its size, and the bytes in its largest folio. */
+/* A device that comes or goes: its size, and the bytes in its largest folio; one that cannot be made is 0. */
 DECLARE_EVENT_CLASS(mmapdev_life,
 	TP_PROTO(u64 device, u64 size, u64 folio, s64 result),
 	TP_ARGS(device, size, folio, result),

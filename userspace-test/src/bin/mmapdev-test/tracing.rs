@@ -5,10 +5,11 @@
 use crate::Test;
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
-use mmapdev_userspace::mapping::Mapping;
+use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
 use rustix::fs::OFlags;
-use rustix::io::{pread, pwrite};
+use rustix::io::{pread, pwrite, Errno};
+use rustix::mm::MapFlags;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -19,12 +20,13 @@ const HUGE: &str = "huge=1 size_mib=8";
 const SMALL: &str = "huge=0 size_mib=8";
 const NONE: &str = "devices=0";
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "create",
     "destroy",
     "fault",
     "huge_fault",
     "map_pages",
+    "page_mkwrite",
     "read",
     "write",
     "zap",
@@ -132,6 +134,58 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "a_huge_offer_that_is_refused_is_traced_and_counted",
+        HUGE,
+        || {
+            let device = Device::open()?;
+            let map = |flags| Mapping::new(&device, 8 * MIB, READ_WRITE, flags, 0);
+            // A private copy is made page by page.
+            let private = map(MapFlags::PRIVATE)?;
+            let before = device.counters()?;
+            let lines = traced(|| {
+                private.store(5 * PAGE, 1);
+                Ok(())
+            })?;
+            let expected = [
+                "mmapdev_huge_fault: device=1 page=5 order=9 result=-11",
+                "mmapdev_fault: device=1 page=5 order=9 result=0",
+            ];
+            assert_eq!(lines, expected);
+            let after = device.counters()?;
+            assert_eq!(after.huge_fallbacks, before.huge_fallbacks + 1);
+            assert_eq!(after.huge_faults, before.huge_faults);
+            Ok(())
+        },
+    ),
+    Test::with("what_fails_is_traced_with_its_error", HUGE, || {
+        let device = Device::open()?;
+        let control = Control::open()?;
+        let end = 8 * MIB as u64;
+        let lines = traced(|| {
+            assert_eq!(pwrite(&device, &[1; 3], end), Err(Errno::NOSPC));
+            assert!(control.create(control::memory("0", end)?).is_err());
+            Ok(())
+        })?;
+        let expected = [
+            "mmapdev_write: device=1 offset=8388608 length=3 result=-28",
+            "mmapdev_create: device=0 size=8388608 folio=0 result=-17",
+        ];
+        assert_eq!(lines, expected);
+        Ok(())
+    }),
+    Test::with("one_tracepoint_can_be_on_alone", HUGE, || {
+        let device = Device::open()?;
+        let switch = event("write").join("enable");
+        fs::write(format!("{FOLDER}/trace"), "")?;
+        fs::write(&switch, "1")?;
+        let written = pwrite(&device, &[1; 2], 0).and_then(|_| pread(&device, &mut [0], 0));
+        fs::write(&switch, "0")?;
+        written?;
+        let expected = ["mmapdev_write: device=1 offset=0 length=2 result=2"];
+        assert_eq!(lines()?, expected);
+        Ok(())
+    }),
     Test::with("nothing_is_traced_unless_asked_for", HUGE, || {
         let device = Device::open()?;
         fs::write(format!("{FOLDER}/trace"), "")?;
