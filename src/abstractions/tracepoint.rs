@@ -12,7 +12,8 @@
 ///
 /// The C side is `TRACE_EVENT()` or `DEFINE_EVENT()` with `TP_PROTO(u64, u64, u64, s64)`, in a file that
 /// defines `CREATE_TRACE_POINTS` and `CREATE_RUST_TRACE_POINTS`. With the tracepoint off a call is a jump that is
-/// not taken, as in C. A name that no such file defines does not link.
+/// not taken, as in C. A name that no such file defines does not link. In a kernel without tracepoints a call is
+/// nothing.
 macro_rules! tracepoints {
     ($($(#[$attribute:meta])* $visibility:vis fn $name:ident = $tracepoint:ident($first:ident, $second:ident);)*) => {$(
         $(#[$attribute])*
@@ -20,7 +21,7 @@ macro_rules! tracepoints {
         #[allow(unsafe_code, unexpected_cfgs, unused_variables)]
         $visibility fn $name(device: u64, $first: u64, $second: u64, result: i64) {
             // So that the benchmark can show what it costs to have them.
-            #[cfg(not(tracepoints_left_out))]
+            #[cfg(all(CONFIG_TRACEPOINTS, not(tracepoints_left_out)))]
             ::kernel::macros::paste! {
                 // It has zero-sized parts in some configurations, and is only pointed at.
                 #[allow(improper_ctypes)]
