@@ -38,10 +38,10 @@ module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 shell: guest ## a shell in the guest, with the module loaded [MODULE_ARGS="size_mib=64"]
 	@qemu/shell.sh
 
-bench: guest ## what mapping and copying cost, beside memfd, hugetlb and anonymous memory
+bench: guest ## what mapping and copying cost beside memfd, hugetlb, anonymous memory: instructions, time
 	@qemu/bench.sh
 
-bench-check: guest ## the same in instructions, and fails if a bar is missed
+bench-check: guest ## the same in instructions only; fails if a bar is missed
 	@qemu/bench.sh check
 
 check: provision ## formatting, lints, documentation, host unit tests, shell scripts

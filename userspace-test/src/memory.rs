@@ -3,6 +3,7 @@
 //! How much memory the machine has free, and what it is used for.
 
 use crate::PAGE;
+use std::mem::MaybeUninit;
 use std::{fs, io};
 
 /// Returns a field of `/proc/meminfo` in bytes.
@@ -67,6 +68,18 @@ pub fn vmstat(counter: &str) -> io::Result<u64> {
         .filter_map(|line| line.split_once(' '))
         .find_map(|(name, value)| (name == counter).then(|| value.parse().ok()).flatten());
     value.ok_or_else(|| io::Error::other(format!("no {counter} in vmstat")))
+}
+
+/// Returns how many page faults this thread has had that waited for no disk.
+pub fn faults_of_this_thread() -> io::Result<u64> {
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: Points to a structure of that type, for the kernel to fill.
+    if unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: The call has succeeded, so that all of it is filled in.
+    let usage = unsafe { usage.assume_init() };
+    u64::try_from(usage.ru_minflt).map_err(io::Error::other)
 }
 
 #[cfg(test)]

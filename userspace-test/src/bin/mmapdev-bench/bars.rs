@@ -26,7 +26,8 @@ const fn bar(what: Figure, times: f64, than: Figure) -> Bar {
 
 const READ: &str = "first touch, read, resident";
 const WRITE: &str = "first touch, write, resident";
-const ABSENT: &str = "first touch, write, absent";
+const READ_ABSENT: &str = "first touch, read, absent";
+const WRITE_ABSENT: &str = "first touch, write, absent";
 const MUNMAP: &str = "munmap";
 const COPY: &str = "read(), 4 KiB a call";
 const COPY_IN: &str = "write(), 4 KiB a call";
@@ -44,11 +45,30 @@ const BARS: &[Bar] = &[
     // A tracepoint that is off is not to be seen: to call a function that finds it off would cost four
     // thousandths of a first touch, and one hundredth of a copy.
     bar((READ, "mmapdev 4 KiB"), 1.005, (READ, UNTRACED)),
-    bar((ABSENT, "mmapdev 4 KiB"), 1.003, (ABSENT, UNTRACED)),
+    bar(
+        (WRITE_ABSENT, "mmapdev 4 KiB"),
+        1.003,
+        (WRITE_ABSENT, UNTRACED),
+    ),
     bar((COPY, "mmapdev 4 KiB"), 1.005, (COPY, UNTRACED)),
     bar((COPY_IN, "mmapdev 4 KiB"), 1.005, (COPY_IN, UNTRACED)),
-    bar((ABSENT, "mmapdev 2 MiB"), 1.05, (ABSENT, "anonymous THP")),
-    bar((ABSENT, "mmapdev 4 KiB"), 0.90, (ABSENT, "memfd")),
+    // A page that is only read is one of its own here, as it is shared; anonymous memory has the page of zeros.
+    bar(
+        (READ_ABSENT, "mmapdev 2 MiB"),
+        1.05,
+        (WRITE_ABSENT, "anonymous THP"),
+    ),
+    bar((READ_ABSENT, "mmapdev 4 KiB"), 0.90, (READ_ABSENT, "memfd")),
+    bar(
+        (WRITE_ABSENT, "mmapdev 2 MiB"),
+        1.05,
+        (WRITE_ABSENT, "anonymous THP"),
+    ),
+    bar(
+        (WRITE_ABSENT, "mmapdev 4 KiB"),
+        0.90,
+        (WRITE_ABSENT, "memfd"),
+    ),
     bar((MUNMAP, "mmapdev 2 MiB"), 1.50, (MUNMAP, "hugetlb")),
     bar((MUNMAP, "mmapdev 4 KiB"), 1.00, (MUNMAP, "memfd")),
     bar((SUM, "mmapdev 2 MiB"), 0.70, (SUM_READ, "mmapdev 2 MiB")),
@@ -80,56 +100,191 @@ pub(crate) const REQUESTS: &[(usize, &str)] = &[
     (2 << 20, "2 MiB"),
 ];
 
-/// Prints each bar with what was seen, and returns whether all are kept.
-pub(crate) fn check(results: &Results) -> bool {
-    let (mut passed, mut failed) = (0, 0);
-    let mut judge = |what: (&str, &str), times: f64, than: (&str, &str)| {
-        let kept = match (results.least(what.0, what.1), results.least(than.0, than.1)) {
-            (Some(ours), Some(theirs)) => {
-                let ratio = ours / theirs;
-                let mark = if ratio <= times { "ok  " } else { "FAIL" };
-                println!(
-                    "{mark} {}, {}: {ours:.1} is {ratio:.2} of {theirs:.1} ({}, {}); at most {times}",
-                    what.0, what.1, than.0, than.1
-                );
-                ratio <= times
-            }
-            _ => {
-                println!("FAIL {}, {}: not measured", what.0, what.1);
-                false
-            }
+/// What became of one bar.
+#[derive(Debug)]
+struct Verdict {
+    kept: bool,
+    /// What was seen, and what is wanted.
+    words: String,
+}
+
+impl Verdict {
+    /// Judges a figure against a multiple of another. What was not measured is not kept.
+    fn of_ratio(results: &Results, what: (&str, &str), times: f64, than: (&str, &str)) -> Self {
+        let ours = results.least(what.0, what.1);
+        let Some((ours, theirs)) = ours.zip(results.least(than.0, than.1)) else {
+            return Self::not_measured(what);
         };
-        if kept {
-            passed += 1;
-        } else {
-            failed += 1;
+        let ratio = ours / theirs;
+        Self {
+            kept: ratio <= times,
+            words: format!(
+                "{}, {}: {ours:.1} is {ratio:.2} of {theirs:.1} ({}, {}); at most {times}",
+                what.0, what.1, than.0, than.1
+            ),
         }
-    };
-    for Bar { what, times, than } in BARS {
-        judge(*what, *times, *than);
     }
+
+    /// Judges a figure against the most that it may be.
+    fn of_limit(results: &Results, what: (&str, &str), most: f64) -> Self {
+        let Some(seen) = results.least(what.0, what.1) else {
+            return Self::not_measured(what);
+        };
+        Self {
+            kept: seen <= most,
+            words: format!("{}, {}: {seen:.2}; at most {most}", what.0, what.1),
+        }
+    }
+
+    fn not_measured(what: (&str, &str)) -> Self {
+        Self {
+            kept: false,
+            words: format!(
+                "{}, {}: not measured, or nothing to compare with",
+                what.0, what.1
+            ),
+        }
+    }
+}
+
+/// Judges by all bars.
+fn verdicts(results: &Results) -> Vec<Verdict> {
+    let bars = BARS.iter();
+    let mut all: Vec<_> = bars
+        .map(|Bar { what, times, than }| Verdict::of_ratio(results, *what, *times, *than))
+        .collect();
     for (_, name) in REQUESTS {
         for call in ["read()", "write()"] {
             let metric = format!("{call}, {name} a call");
-            for variant in ["mmapdev 2 MiB", "mmapdev 4 KiB"] {
-                judge((&metric, variant), 1.0, (&metric, "memfd"));
+            for variant in ["mmapdev 2 MiB", "mmapdev 64 KiB", "mmapdev 4 KiB"] {
+                all.push(Verdict::of_ratio(
+                    results,
+                    (&metric, variant),
+                    1.0,
+                    (&metric, "memfd"),
+                ));
             }
         }
     }
-    for ((metric, variant), most) in LIMITS {
-        let seen = results.least(metric, variant);
-        let kept = seen.is_some_and(|seen| seen <= *most);
-        let mark = if kept { "ok  " } else { "FAIL" };
-        match seen {
-            Some(seen) => println!("{mark} {metric}, {variant}: {seen:.2}; at most {most}"),
-            None => println!("{mark} {metric}, {variant}: not measured"),
+    let limits = LIMITS.iter();
+    all.extend(limits.map(|(what, most)| Verdict::of_limit(results, *what, *most)));
+    all
+}
+
+/// Prints each bar with what was seen, and returns whether all are kept.
+pub(crate) fn check(results: &Results) -> bool {
+    let verdicts = verdicts(results);
+    for Verdict { kept, words } in &verdicts {
+        println!("{} {words}", if *kept { "ok  " } else { "FAIL" });
+    }
+    let failed = verdicts.iter().filter(|verdict| !verdict.kept).count();
+    println!("{} passed, {failed} failed", verdicts.len() - failed);
+    failed == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{check, verdicts, Verdict, BARS, LIMITS, REQUESTS};
+    use crate::results::Results;
+
+    fn of(figures: &[(&str, &str, f64)]) -> Results {
+        let mut results = Results::default();
+        for (metric, variant, figure) in figures {
+            results.add(metric, variant, "instructions".into(), vec![*figure]);
         }
-        if kept {
-            passed += 1;
-        } else {
-            failed += 1;
+        results
+    }
+
+    fn ratio_kept(ours: f64, theirs: f64) -> bool {
+        let results = of(&[("touch", "ours", ours), ("touch", "theirs", theirs)]);
+        Verdict::of_ratio(&results, ("touch", "ours"), 0.5, ("touch", "theirs")).kept
+    }
+
+    /// Figures by which every bar is kept: ours cost nothing, the others' something.
+    fn good() -> Results {
+        let mut figures = Vec::new();
+        let requests = REQUESTS.iter().flat_map(|(_, name)| {
+            ["read()", "write()"].map(|call| format!("{call}, {name} a call"))
+        });
+        let requests: Vec<String> = requests.collect();
+        for metric in &requests {
+            figures.push((metric.as_str(), "memfd"));
+            figures.extend(
+                ["mmapdev 2 MiB", "mmapdev 64 KiB", "mmapdev 4 KiB"]
+                    .map(|variant| (metric.as_str(), variant)),
+            );
+        }
+        figures.extend(BARS.iter().flat_map(|bar| [bar.what, bar.than]));
+        figures.extend(LIMITS.iter().map(|(what, _)| *what));
+        figures.sort_unstable();
+        figures.dedup();
+        let cost = |variant: &str| f64::from(u8::from(!variant.starts_with("mmapdev")));
+        let figures: Vec<_> = figures
+            .into_iter()
+            // What another of ours is compared with.
+            .map(|(metric, variant)| match metric {
+                super::SUM_READ => (metric, variant, 1.0),
+                _ => (metric, variant, cost(variant)),
+            })
+            .collect();
+        of(&figures)
+    }
+
+    #[test]
+    fn a_figure_at_its_bar_is_kept_and_one_above_is_not() {
+        assert!(ratio_kept(1.0, 2.0));
+        assert!(!ratio_kept(1.001, 2.0));
+    }
+
+    #[test]
+    fn a_comparison_with_nothing_is_not_kept() {
+        assert!(!ratio_kept(1.0, 0.0));
+        assert!(!ratio_kept(0.0, 0.0));
+        assert!(!ratio_kept(f64::NAN, 1.0));
+    }
+
+    #[test]
+    fn a_figure_at_its_limit_is_kept_and_one_above_is_not() {
+        let kept = |seen| {
+            Verdict::of_limit(&of(&[("faults", "ours", seen)]), ("faults", "ours"), 0.0).kept
+        };
+        assert!(kept(0.0));
+        assert!(!kept(1.0));
+    }
+
+    #[test]
+    fn the_check_passes_when_every_bar_is_kept() {
+        assert!(check(&good()));
+    }
+
+    #[test]
+    fn every_figure_of_ours_that_is_too_high_fails_the_check() {
+        let all = good();
+        let ours = |row: &&str| row.starts_with("mmapdev");
+        for index in 0..all.rows.len() {
+            if !ours(&all.rows[index].variant.as_str()) || all.rows[index].metric == super::SUM_READ
+            {
+                continue;
+            }
+            let mut results = good();
+            results.rows[index].min = 1e6;
+            assert!(!check(&results), "{:?}", results.rows[index]);
         }
     }
-    println!("{passed} passed, {failed} failed");
-    failed == 0
+
+    #[test]
+    fn every_figure_that_is_missing_fails_the_check() {
+        for index in 0..good().rows.len() {
+            let mut results = good();
+            let missing = results.rows.remove(index);
+            assert!(!check(&results), "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_measured_keeps_no_bar() {
+        let verdicts = verdicts(&Results::default());
+        assert!(!verdicts.is_empty());
+        assert!(verdicts.iter().all(|verdict| !verdict.kept));
+    }
 }

@@ -3,7 +3,7 @@
 //! The measurements.
 
 use crate::bars::{BESIDE, REQUESTS, RETRIED};
-use crate::results::Results;
+use crate::results::{Results, PER_SECOND, RATIO};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::Loaded;
@@ -12,11 +12,16 @@ use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::mm::{Advice, MapFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How much memory each measurement is of.
 const SIZE: usize = 64 * MIB;
 const PAGES: f64 = (SIZE / PAGE) as f64;
+/// How much data comes in to see what else of the memory goes: so much that a few pages of it, which come and
+/// go meanwhile, are nothing.
+const DATA: usize = 128 * MIB;
 const RUNS: usize = 5;
 
 /// Something that can be mapped.
@@ -48,20 +53,20 @@ const KINDS: &[(&str, Kind)] = &[
 ];
 
 impl Kind {
-    /// Makes it anew, with nothing in memory.
-    fn make(self) -> io::Result<Memory> {
+    /// Makes `size` bytes of it anew, with nothing in memory.
+    fn make(self, size: usize) -> io::Result<Memory> {
         Ok(match self {
             Self::Mmapdev(parameters) => {
-                let loaded = Loaded::with(&format!("size_mib={} {parameters}", SIZE / MIB))?;
+                let loaded = Loaded::with(&format!("size_mib={} {parameters}", size / MIB))?;
                 Memory::Device(Device::open()?, loaded)
             }
             Self::Untraced(parameters) => {
-                let loaded = Loaded::untraced(&format!("size_mib={} {parameters}", SIZE / MIB))?;
+                let loaded = Loaded::untraced(&format!("size_mib={} {parameters}", size / MIB))?;
                 Memory::Device(Device::open()?, loaded)
             }
             Self::Memfd(flags) => {
                 let file = memfd_create("bench", flags)?;
-                ftruncate(&file, SIZE as u64)?;
+                ftruncate(&file, size as u64)?;
                 Memory::File(file)
             }
             Self::Anonymous(advice) => Memory::Anonymous(advice),
@@ -75,6 +80,14 @@ impl Memory {
             Self::Device(device, _) => Some(device),
             Self::File(file) => Some(file),
             Self::Anonymous(_) => None,
+        }
+    }
+
+    /// How many faults so far had to be repeated under the lock of the whole address space.
+    fn retried(&self) -> io::Result<u64> {
+        match self {
+            Self::Device(device, _) => Ok(device.counters()?.mmap_lock_faults),
+            _ => Ok(0),
         }
     }
 
@@ -105,16 +118,16 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
             .release()
             .to_string_lossy()
             .into_owned(),
-        cpus: std::thread::available_parallelism()?.get(),
+        cpus: thread::available_parallelism()?.get(),
         unit: unit.to_string(),
         ..Default::default()
     };
     for (variant, kind) in KINDS {
-        absent(&mut results, variant, *kind)?;
+        let mut retried = absent(&mut results, variant, *kind)?;
         if let Kind::Anonymous(_) = kind {
             continue;
         }
-        let memory = kind.make()?;
+        let memory = kind.make(SIZE)?;
         memory.map()?.touch_write(0, SIZE, 1);
         resident(&mut results, variant, &memory)?;
         if results.cpus > 1 {
@@ -123,9 +136,9 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
         if *variant != "hugetlb" {
             copying(&mut results, variant, &memory)?;
         }
-        if let Memory::Device(device, _) = &memory {
-            let retried = device.counters()?.mmap_lock_faults as f64;
-            results.add(RETRIED, variant, "faults".into(), vec![retried]);
+        retried += memory.retried()?;
+        if let Memory::Device(..) = memory {
+            results.add(RETRIED, variant, "faults".into(), vec![retried as f64]);
         }
         drop(memory);
         if *variant != "hugetlb" {
@@ -135,17 +148,26 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
     Ok(results)
 }
 
-/// First touches of memory that is not there yet.
-fn absent(results: &mut Results, variant: &str, kind: Kind) -> io::Result<()> {
-    let per_page = format!("{}/page", results.unit);
-    let mut writes = Vec::new();
+/// First touches of memory that is not there yet. Returns how many of the faults were repeated.
+fn absent(results: &mut Results, variant: &str, kind: Kind) -> io::Result<u64> {
+    let per_page = || format!("{}/page", results.unit);
+    let [mut reads, mut writes] = [(); 2].map(|()| Vec::new());
+    let mut retried = 0;
     for _ in 0..RUNS {
-        let memory = kind.make()?;
+        let memory = kind.make(SIZE)?;
+        let mapping = memory.map()?;
+        reads.push(cost(|| mapping.touch_read(0, SIZE)).0 / PAGES);
+        retried += memory.retried()?;
+        drop((mapping, memory));
+        let memory = kind.make(SIZE)?;
         let mapping = memory.map()?;
         writes.push(cost(|| mapping.touch_write(0, SIZE, 1)).0 / PAGES);
+        retried += memory.retried()?;
     }
-    results.add("first touch, write, absent", variant, per_page, writes);
-    Ok(())
+    let (read_unit, write_unit) = (per_page(), per_page());
+    results.add("first touch, read, absent", variant, read_unit, reads);
+    results.add("first touch, write, absent", variant, write_unit, writes);
+    Ok(retried)
 }
 
 /// A fresh mapping of memory that is there.
@@ -176,31 +198,75 @@ fn resident(results: &mut Results, variant: &str, memory: &Memory) -> io::Result
     Ok(())
 }
 
-/// First touches by two threads, each of its own half, against one that touches all.
+/// First touches by one thread and by two, each of its own half of the same mapping.
+///
+/// One touches no more than its half when it is alone, so that a thread has the same to do in both.
 fn threads(results: &mut Results, variant: &str, memory: &Memory) -> io::Result<()> {
-    let [mut one, mut two, mut speed] = [(); 3].map(|()| Vec::new());
+    const COUNTS: [(usize, &str); 2] = [(1, "one thread"), (2, "two threads")];
+    // Time on a shared machine, and little of it: more runs than of anything else.
+    const RUNS: usize = 15;
+    let mut rates = [(); 2].map(|()| Vec::new());
+    let mut costs = [(); 2].map(|()| Vec::new());
     for _ in 0..RUNS {
-        let mapping = memory.map()?;
-        let alone = cost(|| mapping.touch_read(0, SIZE)).0;
-        drop(mapping);
-        let mapping = memory.map()?;
-        let (together, ()) = cost(|| {
-            std::thread::scope(|scope| {
-                for half in [0, SIZE / 2] {
-                    let mapping = &mapping;
-                    scope.spawn(move || mapping.touch_read(half, SIZE / 2));
-                }
-            });
-        });
-        one.push(alone / PAGES);
-        two.push(together / PAGES);
-        speed.push(alone / together);
+        for (index, (count, _)) in COUNTS.into_iter().enumerate() {
+            let mapping = memory.map()?;
+            let (time, faults) = touch_together(&mapping, count, SIZE / 2)?;
+            rates[index].push(faults as f64 / time.as_secs_f64());
+            costs[index].push(time.as_nanos() as f64 / (PAGES / 2.0 * count as f64));
+        }
     }
-    let per_page = format!("{}/page", results.unit);
-    results.add("first touch by one thread", variant, per_page.clone(), one);
-    results.add("first touch by two threads", variant, per_page, two);
-    results.add("two threads' speed", variant, "times one's".into(), speed);
+    let pairs = rates[0].iter().zip(&rates[1]);
+    let speed = pairs.map(|(one, two)| two / one).collect();
+    for ((_, who), (rates, costs)) in COUNTS.into_iter().zip(rates.into_iter().zip(costs)) {
+        let metric = format!("first touch, {who}");
+        results.add(&metric, variant, format!("{}/page", results.unit), costs);
+        results.add(
+            &format!("page faults, {who}"),
+            variant,
+            PER_SECOND.into(),
+            rates,
+        );
+    }
+    results.add(
+        "page faults, two threads to one",
+        variant,
+        RATIO.into(),
+        speed,
+    );
     Ok(())
+}
+
+/// Has `count` threads start at once and read one byte of each page of `len` bytes each, one behind the
+/// other. Returns the time from the first's start to the last's end, and how many page faults that took.
+fn touch_together(mapping: &Mapping, count: usize, len: usize) -> io::Result<(Duration, u64)> {
+    let ready = AtomicUsize::new(0);
+    let touch = |offset| {
+        ready.fetch_add(1, Ordering::SeqCst);
+        // No sleep: to be woken takes longer than what is measured.
+        while ready.load(Ordering::SeqCst) < count {
+            std::hint::spin_loop();
+        }
+        let (faults, start) = (memory::faults_of_this_thread()?, Instant::now());
+        mapping.touch_read(offset, len);
+        let end = Instant::now();
+        Ok((start, end, memory::faults_of_this_thread()? - faults))
+    };
+    thread::scope(|scope| {
+        let touch = &touch;
+        let threads: Vec<_> = (0..count)
+            .map(|index| scope.spawn(move || touch(index * len)))
+            .collect();
+        let ended = threads.into_iter().map(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|_| Err(io::Error::other("a thread that touches has panicked")))
+        });
+        let ended = ended.collect::<io::Result<Vec<(Instant, Instant, u64)>>>()?;
+        let first = ended.iter().map(|(start, ..)| *start).min();
+        let last = ended.iter().map(|(_, end, _)| *end).max();
+        let faults = ended.iter().map(|(.., faults)| faults).sum();
+        let time = last.zip(first).map(|(last, first)| last - first);
+        Ok((time.unwrap_or_default(), faults))
+    })
 }
 
 /// What else of the machine's memory goes when data comes in by write(), without any mapping.
@@ -210,19 +276,19 @@ fn beside(results: &mut Results, variant: &str, kind: Kind) -> io::Result<()> {
     let mut percent = Vec::new();
     // The first fills the lists of free memory that the kernel keeps for each CPU and kind.
     for run in 0..3 {
-        let memory = kind.make()?;
+        let memory = kind.make(DATA)?;
         let Some(file) = memory.file() else {
             return Ok(());
         };
         // Free slots in what holds the tree's nodes would hide the nodes.
         std::fs::write("/sys/kernel/slab/radix_tree_node/shrink", "1")?;
         let before = memory::settled_free()?;
-        for at in (0..SIZE).step_by(HUGE_PAGE) {
+        for at in (0..DATA).step_by(HUGE_PAGE) {
             buffer.pwrite_to(file, at as u64, 0, HUGE_PAGE)?;
         }
         let gone = before.saturating_sub(memory::settled_free()?);
         if run > 0 {
-            percent.push(gone.saturating_sub(SIZE as u64) as f64 / SIZE as f64 * 100.0);
+            percent.push(gone.saturating_sub(DATA as u64) as f64 / DATA as f64 * 100.0);
         }
     }
     results.add(BESIDE, variant, "percent".into(), percent);
@@ -283,8 +349,8 @@ fn copying(results: &mut Results, variant: &str, memory: &Memory) -> io::Result<
             per_page.clone(),
             write,
         );
-        let mean = sum.iter().sum::<f64>();
-        if best.is_empty() || mean < best.iter().sum::<f64>() {
+        let least = |runs: &[f64]| runs.iter().copied().fold(f64::INFINITY, f64::min);
+        if least(&sum) < least(&best) {
             best = sum;
         }
     }

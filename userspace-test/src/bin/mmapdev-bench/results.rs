@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::{fs, io};
 
+/// The unit of what happens so many times in a second.
+pub(crate) const PER_SECOND: &str = "per second";
+/// The unit of one figure as a multiple of another.
+pub(crate) const RATIO: &str = "times";
+
 /// The figures of one or more boots.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Collection {
@@ -63,11 +68,12 @@ impl Results {
 
     /// The least of a figure's runs: what it costs when nothing comes between.
     pub(crate) fn least(&self, metric: &str, variant: &str) -> Option<f64> {
-        let row = self
-            .rows
-            .iter()
-            .find(|row| row.metric == metric && row.variant == variant);
-        row.map(|row| row.min)
+        self.row(metric, variant).map(|row| row.min)
+    }
+
+    fn row(&self, metric: &str, variant: &str) -> Option<&Row> {
+        let mut rows = self.rows.iter();
+        rows.find(|row| row.metric == metric && row.variant == variant)
     }
 
     pub(crate) fn to_json(&self) -> String {
@@ -101,16 +107,27 @@ impl Results {
         for metric in metrics {
             let mut cells = vec![metric.to_string()];
             cells.extend(variants.iter().map(|variant| {
-                self.least(metric, variant)
-                    .map_or("-".to_string(), |least| match least {
-                        least if least < 2.0 => format!("{least:.2}"),
-                        least if least < 100.0 => format!("{least:.1}"),
-                        least => format!("{least:.0}"),
+                self.row(metric, variant)
+                    .map_or("-".to_string(), |row| match row.shown() {
+                        shown if shown < 2.0 => format!("{shown:.2}"),
+                        shown if shown < 100.0 => format!("{shown:.1}"),
+                        shown => format!("{shown:.0}"),
                     })
             }));
             table.row_of(cells);
         }
         table.lines()
+    }
+}
+
+impl Row {
+    /// The figure for people: the least of what something costs, but of rates, which are good when they are
+    /// large, the middle one.
+    fn shown(&self) -> f64 {
+        match self.unit.as_str() {
+            PER_SECOND | RATIO => self.median,
+            _ => self.min,
+        }
     }
 }
 
@@ -127,5 +144,61 @@ impl Collection {
     /// The figures of the boot that counted in this unit.
     pub(crate) fn in_unit(&self, unit: &str) -> Option<&Results> {
         self.boots.iter().find(|boot| boot.unit == unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Collection, Results, PER_SECOND};
+
+    fn results() -> Results {
+        let mut results = Results {
+            kernel: "7.3".into(),
+            cpus: 2,
+            unit: "ns".into(),
+            ..Default::default()
+        };
+        results.add("touch", "ours", "ns/page".into(), vec![300.0, 1.5, 20.0]);
+        results.add("touch", "theirs", "ns/page".into(), vec![250.0]);
+        results.add("rate", "ours", PER_SECOND.into(), vec![9.0, 7.0, 5000.0]);
+        results
+    }
+
+    #[test]
+    fn of_several_runs_the_least_the_middle_and_the_most_are_kept() {
+        let results = results();
+        let row = &results.rows[0];
+        assert_eq!((row.min, row.median, row.max), (1.5, 20.0, 300.0));
+        assert_eq!(results.least("touch", "ours"), Some(1.5));
+        assert_eq!(results.least("touch", "nobody's"), None);
+    }
+
+    #[test]
+    fn no_runs_give_no_figure() {
+        let mut results = Results::default();
+        results.add("touch", "ours", "ns/page".into(), Vec::new());
+        assert!(results.rows.is_empty());
+    }
+
+    #[test]
+    fn the_table_shows_the_least_cost_and_the_middle_rate() {
+        let lines = [
+            "ns on 2 CPU(s), 7.3  ours  theirs",
+            "  touch              1.50  250",
+            "  rate               9.0   -",
+        ];
+        assert_eq!(results().lines(), lines);
+    }
+
+    #[test]
+    fn what_is_written_as_json_reads_back_the_same() {
+        let collection = Collection {
+            boots: vec![results()],
+        };
+        let text = collection.to_json();
+        let again: Collection = serde_json::from_str(&text).unwrap();
+        assert_eq!(again.to_json(), text);
+        assert_eq!(again.in_unit("ns").map(|boot| boot.rows.len()), Some(3));
+        assert!(again.in_unit("instructions").is_none());
     }
 }
