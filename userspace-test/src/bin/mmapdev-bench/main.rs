@@ -3,7 +3,7 @@
 //! The benchmark: what mapping, touching and reading cost, beside the kernel's own kinds of memory.
 //!
 //! In a guest whose clock counts instructions (`qemu -icount`) a nanosecond is an instruction, so that the
-//! figures are the same in every run; in another guest they are time. `measure` runs in the guest;
+//! figures are nearly the same in every run; in another guest they are time. `measure` runs in the guest;
 //! on the host `collect` puts what it printed together, and `report` and `check` look at that.
 
 #![forbid(unsafe_code)]
