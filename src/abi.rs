@@ -283,6 +283,32 @@ pub struct Counters {
     pub events: u64,
 }
 
+impl Counters {
+    /// Returns all counters with their names.
+    pub fn fields(&self) -> [(&'static str, u64); 18] {
+        [
+            ("faults", self.faults),
+            ("huge_faults", self.huge_faults),
+            ("map_pages", self.map_pages),
+            ("mmap_lock_faults", self.mmap_lock_faults),
+            ("failed_faults", self.failed_faults),
+            ("folios_added", self.folios_added),
+            ("bytes_added", self.bytes_added),
+            ("bytes_read", self.bytes_read),
+            ("bytes_written", self.bytes_written),
+            ("bus_errors", self.bus_errors),
+            ("out_of_memory", self.out_of_memory),
+            ("huge_fallbacks", self.huge_fallbacks),
+            ("page_mkwrites", self.page_mkwrites),
+            ("small_folios", self.small_folios),
+            ("large_folios", self.large_folios),
+            ("huge_folios", self.huge_folios),
+            ("bytes_removed", self.bytes_removed),
+            ("events", self.events),
+        ]
+    }
+}
+
 /// The size of the first version of [`Counters`].
 pub const COUNTERS_SIZE_VER0: usize = 80;
 /// The size of the second version of [`Counters`].

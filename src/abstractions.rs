@@ -18,12 +18,14 @@
 //! | [`misc_device`] | `struct miscdevice` with a name and data of its own |
 //! | [`per_cpu_counters`] | counters that cost one instruction to raise |
 //! | [`user_struct`] | structures that grow from version to version, copied from and to user space |
+//! | [`debugfs`] | files in debugfs that show something, and keep the module while they are open |
 //! | [`tracepoint`] | the Rust side of a module's own tracepoints |
 //! | [`system_memory`] | how much memory the machine has |
 //! | [`iov`], [`sched`] | one function each that the kernel crate has no wrapper for |
 //! | [`capability`] | what the calling task may do |
 
 pub(crate) mod capability;
+pub(crate) mod debugfs;
 pub(crate) mod file_operations;
 pub(crate) mod folio;
 mod helpers;

@@ -20,6 +20,7 @@ mod abstractions;
 mod backing;
 mod control;
 mod counters;
+mod debug;
 mod device;
 mod events;
 mod extent;
@@ -31,6 +32,7 @@ mod parameters;
 mod registry;
 mod trace;
 
+use abstractions::debugfs::DebugFolder;
 use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};
 use abstractions::system_memory;
@@ -98,7 +100,8 @@ impl kernel::Module for Mmapdev {
         })?;
 
         let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
-        let registry = Arc::pin_init(Registry::new(mount), GFP_KERNEL)?;
+        let debug_folder = Arc::new(DebugFolder::new(c"mmapdev"), GFP_KERNEL)?;
+        let registry = Arc::pin_init(Registry::new(mount, debug_folder), GFP_KERNEL)?;
         let node = CString::try_from_fmt(fmt!("mmapdev-control"))?;
         let control = KBox::pin_init(Registration::new(node, registry.clone()), GFP_KERNEL)?;
         // The control node may be open by now: from here on the module must not fail to load, which would

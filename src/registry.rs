@@ -5,10 +5,12 @@
 //! # Lock order
 //!
 //! The registry's lock, then the lock of all misc devices, which registering and deregistering take. Opening
-//! a device runs under the latter, and takes the registry's at no time. The pages of a device that ends go
+//! a device runs under the latter, and takes the registry's at no time. So does reading a file in debugfs, which
+//! is removed under the registry's lock. The pages of a device that ends go
 //! after the registry's lock was let go of: that may have to wait for a write.
 
 use crate::abi;
+use crate::abstractions::debugfs::{DebugFile, DebugFolder};
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::backing::memory::Memory;
@@ -42,6 +44,7 @@ pub(crate) struct Plan {
 #[pin_data]
 pub(crate) struct Registry {
     mount: Arc<PseudoMount>,
+    debug_folder: Arc<DebugFolder>,
     #[pin]
     devices: Mutex<Devices>,
 }
@@ -55,14 +58,19 @@ struct Devices {
 /// A device that can be opened.
 struct Entry {
     device: Arc<Device<Memory>>,
+    _debug_file: DebugFile<Counters>,
     _registration: Pin<KBox<Registration<OpenDevice<Memory>>>>,
 }
 
 impl Registry {
-    /// Makes a registry of devices whose inodes live on `mount`.
-    pub(crate) fn new(mount: Arc<PseudoMount>) -> impl PinInit<Self> {
+    /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`.
+    pub(crate) fn new(
+        mount: Arc<PseudoMount>,
+        debug_folder: Arc<DebugFolder>,
+    ) -> impl PinInit<Self> {
         pin_init!(Self {
             mount,
+            debug_folder,
             devices <- new_mutex!(Devices {
                 last_id: 0,
                 count: 0,
@@ -111,7 +119,8 @@ impl Registry {
             plan.max_order,
             counters.clone(),
         );
-        let device = Device::new(id, plan.name, plan.size, memory, counters)?;
+        let device = Device::new(id, plan.name, plan.size, memory, counters.clone())?;
+        let debug_file = self.debug_folder.file(&node, counters);
         let data = Node {
             device: device.clone(),
             registry: self.clone(),
@@ -122,6 +131,7 @@ impl Registry {
         let largest_folio = device.backing().largest_folio() as u64;
         let entry = Entry {
             device,
+            _debug_file: debug_file,
             _registration: registration,
         };
         devices.by_id.insert(place.into_node(id, entry));

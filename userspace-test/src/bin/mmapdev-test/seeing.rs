@@ -2,17 +2,22 @@
 
 //! What a person sees of a device: its counters, and fdinfo.
 
-use crate::Test;
-use mmapdev_userspace::control::Control;
+use crate::{assert_errno, Test};
+use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::{HUGE_PAGE, KIB, PAGE};
-use rustix::io::pwrite;
+use rustix::io::{pwrite, Errno};
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 const HUGE: &str = "huge=1 size_mib=4";
+const TWO: &str = "huge=1 size_mib=4 devices=2";
+const DEBUGFS: &str = "/sys/kernel/debug/mmapdev";
 
 pub(crate) const TESTS: &[Test] = &[
     Test::with("folios_are_counted_by_their_size", HUGE, || {
@@ -31,6 +36,56 @@ pub(crate) const TESTS: &[Test] = &[
         );
         assert_eq!(by_size, (1, 1, 1));
         assert_eq!(counters.folios_added, 3);
+        Ok(())
+    }),
+    Test::with("debugfs_shows_the_counters_of_each_device", TWO, || {
+        let device = Device::open()?;
+        pwrite(&device, &[1; 7], 3)?;
+        let shown = |node: &str| -> io::Result<HashMap<String, u64>> {
+            let text = fs::read_to_string(format!("{DEBUGFS}/{node}"))?;
+            let pairs = text.lines().filter_map(|line| line.split_once(' '));
+            let number = |value: &str| value.parse().map_err(io::Error::other);
+            pairs
+                .map(|(name, value)| Ok((name.to_string(), number(value)?)))
+                .collect()
+        };
+        let asked: HashMap<_, _> = device
+            .counters()?
+            .fields()
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), value))
+            .collect();
+        assert_eq!(asked["bytes_written"], 7);
+        assert_eq!(shown("mmapdev0")?, asked);
+        assert_eq!(shown("mmapdev1")?["bytes_written"], 0);
+        let mode = fs::metadata(format!("{DEBUGFS}/mmapdev0"))?.permissions();
+        assert_eq!(mode.mode() & 0o777, 0o400);
+        Ok(())
+    }),
+    Test::with("an_open_file_in_debugfs_keeps_the_module", HUGE, || {
+        let mut open = File::open(format!("{DEBUGFS}/mmapdev0"))?;
+        let error = module::remove().expect_err("unloaded under an open file");
+        assert!(module::is_busy(&error), "{error}");
+        let mut text = String::new();
+        open.read_to_string(&mut text)?;
+        assert!(text.contains("faults 0\n"), "{text}");
+        Ok(())
+    }),
+    Test::with("a_device_that_ends_leaves_debugfs", HUGE, || {
+        let control = Control::open()?;
+        let mut open = File::open(format!("{DEBUGFS}/mmapdev0"))?;
+        control.destroy("0")?;
+        let gone = open.read_to_end(&mut Vec::new());
+        assert_errno(gone, Errno::IO, "a read of what is gone");
+        // The name is free at once, in debugfs as well.
+        control.create(control::memory("0", PAGE as u64)?)?;
+        let text = fs::read_to_string(format!("{DEBUGFS}/mmapdev0"))?;
+        assert!(text.starts_with("faults 0\n"), "{text}");
+        Ok(())
+    }),
+    Test::without_module("debugfs_is_left_as_it_was_found", || {
+        Loaded::with(TWO)?.unload()?;
+        assert!(!Path::new(DEBUGFS).exists());
         Ok(())
     }),
     Test::with("fdinfo_says_what_an_open_file_is", HUGE, || {
