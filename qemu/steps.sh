@@ -17,7 +17,7 @@ PACKAGES=(
     gcc-14-multilib libc6-dev-i386                            # a 32-bit program for the guest
     libelf-dev libssl-dev dwarves kmod xz-utils zstd rsync perl python3
     qemu-system-x86 busybox-static cpio virtiofsd             # the guest
-    gdb python3-numpy                                         # what is run in it, from this root
+    gdb python3-numpy e2fsprogs trace-cmd bpftrace linux-perf # what is run in it, from this root
     shellcheck ca-certificates
 )
 # kbuild's arguments: the compiler that Debian's .config names.

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::process::Command;
 
 const FOLDER: &str = "/sys/kernel/tracing";
 const HUGE: &str = "huge=1 size_mib=8";
@@ -31,6 +32,10 @@ const NAMES: [&str; 9] = [
     "write",
     "zap",
 ];
+
+/// A program that reads, and how its read is printed.
+const READS: [&str; 4] = ["dd", "if=/dev/mmapdev0", "bs=7", "count=1"];
+const AS_PRINTED: &str = "device=1 offset=0 length=7 result=7";
 
 pub(crate) const TESTS: &[Test] = &[
     Test::with("every_tracepoint_is_listed_with_a_format", NONE, || {
@@ -186,6 +191,31 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(lines()?, expected);
         Ok(())
     }),
+    Test::with("trace_cmd_lists_and_prints_them", HUGE, || {
+        assert_lists_all(&debian(&["trace-cmd", "list", "-e", "mmapdev"])?);
+        let file = "/tmp/trace.dat";
+        let record = ["trace-cmd", "record", "-q", "-o", file, "-e", "mmapdev"];
+        debian(&[&record[..], &READS].concat())?;
+        let report = debian(&["trace-cmd", "report", "-i", file])?;
+        assert!(report.contains(AS_PRINTED), "{report}");
+        Ok(())
+    }),
+    Test::with("perf_lists_and_prints_them", HUGE, || {
+        assert_lists_all(&debian(&["perf", "list", "mmapdev:*"])?);
+        let file = "/tmp/perf.data";
+        let record = ["perf", "record", "-o", file, "-e", "mmapdev:*"];
+        debian(&[&record[..], &READS].concat())?;
+        let script = debian(&["perf", "script", "-i", file])?;
+        assert!(script.contains(AS_PRINTED), "{script}");
+        Ok(())
+    }),
+    Test::with("bpftrace_lists_them_and_reads_their_fields", HUGE, || {
+        assert_lists_all(&debian(&["bpftrace", "-l", "tracepoint:mmapdev:*"])?);
+        let program = r#"tracepoint:mmapdev:mmapdev_read { printf("%d of %d\n", args.result, args.length); }"#;
+        let printed = debian(&["bpftrace", "-q", "-e", program, "-c", &READS.join(" ")])?;
+        assert!(printed.contains("7 of 7\n"), "{printed}");
+        Ok(())
+    }),
     Test::with("nothing_is_traced_unless_asked_for", HUGE, || {
         let device = Device::open()?;
         fs::write(format!("{FOLDER}/trace"), "")?;
@@ -220,4 +250,28 @@ fn traced(body: impl FnOnce() -> io::Result<()>) -> io::Result<Vec<String>> {
     fs::write(&switch, "0")?;
     result?;
     lines()
+}
+
+/// Runs a program of the Debian that the rig shares with the guest, and returns what it prints.
+fn debian(words: &[&str]) -> io::Result<String> {
+    let output = Command::new("chroot").arg("/debian").args(words).output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(printed);
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let words = words.join(" ");
+    Err(io::Error::other(format!("{words}: {printed}{complaint}")))
+}
+
+/// Checks that a list of tracepoints has each of them.
+fn assert_lists_all(list: &str) {
+    let listed: BTreeSet<_> = list.split_whitespace().collect();
+    for name in NAMES {
+        let is_it = |word: &&str| word.ends_with(&format!("mmapdev:mmapdev_{name}"));
+        assert!(
+            listed.iter().any(is_it),
+            "no {name} in {list}"
+        );
+    }
 }
