@@ -4,7 +4,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test module shell bench bench-check check clean distclean provision userspace rig-test guest self-test
+.PHONY: help demo test test-debug module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
 
 # Overrides from the command line reach the scripts as environment variables.
 export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS
@@ -31,6 +31,9 @@ demo: guest ## boots a stock kernel, loads the module, shows zero copy
 test: guest ## runs all tests in the guest, then those of the rig itself [TESTS=name]
 	@qemu/boot.sh --name test --limit 900 --debian --append init_on_alloc=0 mmapdev-test $(TESTS)
 	@$(if $(TESTS),,qemu/self-test.sh)
+
+test-debug: guest-debug ## all tests, and some of its own, on a kernel that looks for mistakes [TESTS=name]
+	@qemu/debug.sh $(TESTS)
 
 module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 	@qemu/build-module.sh
@@ -65,6 +68,12 @@ rig-test: provision
 
 guest: module userspace rig-test
 	@qemu/initramfs.sh
+
+guest-debug: userspace
+	@qemu/provision.sh sanitizer
+	@TREE=sanitizer qemu/build-module.sh
+	@TREE=sanitizer qemu/build-module.sh qemu/rig-test
+	@TREE=sanitizer qemu/initramfs.sh
 
 self-test: guest
 	@qemu/self-test.sh

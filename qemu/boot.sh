@@ -3,13 +3,13 @@
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
 #           [--memory SIZE] [--expect-splat] [--interactive] [--icount] [--debian] COMMAND...
-# The command's output goes to stdout and build/log/NAME.out.log, the kernel's log to
-# build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
+# With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
+# build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel/vmlinuz memory=1G expect_splat='' interactive='' icount='' debian=''
+name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G expect_splat='' interactive='' icount='' debian=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -34,7 +34,7 @@ log=$BUILD/log/$name files=$BUILD/boot/$name
 console=$log.console.log verdict=$files/verdict
 mkdir -p "$BUILD/log" "$files/job"
 take_lock "$files/lock" "another run has a guest \"$name\" in this folder: waiting for it"
-[[ -e $BUILD/guest.cpio ]] || die "build/guest.cpio is missing: run qemu/initramfs.sh"
+[[ -e $GUEST/guest.cpio ]] || die "$GUEST/guest.cpio is missing: run qemu/initramfs.sh"
 
 # The guest's file system, and after it the job as a second archive.
 environment=()
@@ -42,8 +42,8 @@ if [[ ! -t 1 ]]; then environment=(NO_COLOR=1); fi # the guest's programs see a 
 printf '#!/bin/sh\nexec%s\n' "$(quoted env "${environment[@]}" "$@")" >"$files/job/job"
 chmod 755 "$files/job/job"
 # shellcheck disable=SC2016 # expanded by the shell inside
-"$QEMU_DIR/enter.sh" sh -ec 'cd "$1/job"; { cat /mmapdev/build/guest.cpio; echo job | cpio --quiet -o -H newc -R 0:0; } >../initrd' \
-    sh "/mmapdev/build/boot/$name"
+"$QEMU_DIR/enter.sh" sh -ec 'cd "$1/job"; { cat "$2"; echo job | cpio --quiet -o -H newc -R 0:0; } >../initrd' \
+    sh "/mmapdev/build/boot/$name" "/mmapdev/${GUEST#"$CHECKOUT/"}/guest.cpio"
 : >"$console"
 : >"$log.out.log"
 : >"$verdict"

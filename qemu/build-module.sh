@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds a module into build/: in the provisioned root for Debian's kernel, or with KDIR= on this
-# host for any prepared kernel tree. The argument is the folder of its Kbuild in the checkout.
+# Builds a module into build/: in the provisioned root for Debian's kernel (into build/sanitizer/ for the
+# sanitizer kernel, with TREE=sanitizer), or with KDIR= on this host for any prepared kernel tree. The argument is the folder of its Kbuild in the checkout.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -25,7 +25,7 @@ check_kdir() {
         die "KDIR=$KDIR was built by $want, and $rustc is $have: name the same compiler with RUSTC="
 }
 
-if [[ ${KDIR:-} && $folder == . ]]; then
+if [[ ${KDIR:-} && $folder == . && ! $TREE ]]; then
     check_kdir
     out=build/module-kdir
     arguments=()
@@ -33,8 +33,8 @@ if [[ ${KDIR:-} && $folder == . ]]; then
     unset MAKEFLAGS MAKELEVEL MFLAGS
     build=(make -s -C "$(cd "$KDIR" && pwd -P)" -j"$(nproc)" "M=$CHECKOUT" "MO=$CHECKOUT/$out" "${arguments[@]}" ${RUSTC:+"RUSTC=$RUSTC"})
 else
-    out=build/module
-    [[ $folder == . ]] || out=build/$folder
+    out=${GUEST#"$CHECKOUT/"}/module
+    [[ $folder == . ]] || out=${GUEST#"$CHECKOUT/"}/$folder
     build=("$QEMU_DIR/kbuild.sh" "$folder" "$out")
 fi
 mkdir -p "$CHECKOUT/$out"
@@ -43,6 +43,6 @@ take_lock "$CHECKOUT/$out/lock" "another run builds the module in this folder: w
 "${build[@]}" modules 2>&1 | { grep -v '^Skipping BTF generation' || true; } >&2 || die "the module did not build"
 for module in "$CHECKOUT/$out"/*.ko; do
     # Renamed into place, so that a guest that is just being packed never sees half of it.
-    cp "$module" "$CHECKOUT/build/.${module##*/}"
-    mv "$CHECKOUT/build/.${module##*/}" "$CHECKOUT/build/${module##*/}"
+    cp "$module" "$GUEST/.${module##*/}"
+    mv "$GUEST/.${module##*/}" "$GUEST/${module##*/}"
 done

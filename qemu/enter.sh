@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs a command in the provisioned root: enter.sh COMMAND...
 # There /mmapdev is the checkout, /cache the cache, and /kernel Debian's kernel: its source in src,
-# the tree to build modules against in out, its image vmlinuz.
+# the tree to build modules against in out, its image vmlinuz. With TREE=sanitizer the tree is that of the
+# sanitizer kernel, which has its image in it.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$QEMU_DIR/steps.sh"
@@ -13,6 +14,11 @@ exec {use_fd}>>"$CACHE/use.lock"
 flock -s "$use_fd"
 complete ||
     die "the tools are not (or no longer) in $CACHE: run qemu/provision.sh, or any make target, again"
+out=$CACHE/$OUT
+if [[ $TREE ]]; then
+    out=$CACHE/$SANITIZER
+    [[ -d $out ]] || die "there is no sanitizer kernel in $CACHE: run qemu/provision.sh sanitizer"
+fi
 mkdir -p "$BUILD"
 in_root "$CACHE/$ROOT" --bind "$CHECKOUT" /mmapdev --bind "$CACHE" /cache \
-    --bind "$CACHE/$SOURCE" /kernel --bind "$CACHE/$OUT" /kernel/out "$@"
+    --bind "$CACHE/$SOURCE" /kernel --bind "$out" /kernel/out "$@"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Packs the guest's file system into build/guest.cpio: busybox, guest/init, the programs of user
-# space in /bin, the modules in /lib/mmapdev, and of Debian's own modules the disk's. What is not built yet is
-# left out.
+# space in /bin, the modules in /lib/mmapdev, and of Debian's own modules the disk's (which the sanitizer kernel,
+# with TREE=sanitizer and in build/sanitizer/, has built in). What is not built yet is left out.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-mkdir -p "$BUILD"
-take_lock "$BUILD/guest.lock" "another run is packing the guest in this folder: waiting for it"
-tree=$BUILD/guest
+mkdir -p "$GUEST"
+take_lock "$GUEST/guest.lock" "another run is packing the guest in this folder: waiting for it"
+tree=$GUEST/guest
 rm -rf "$tree"
 mkdir -p "$tree"/{bin,lib/mmapdev}
 cp "$QEMU_DIR/guest/init" "$tree/init"
-for module in "$BUILD"/*.ko; do
+for module in "$GUEST"/*.ko; do
     [[ ! -e $module ]] || cp "$module" "$tree/lib/mmapdev/"
 done
 for program in "$BUILD"/bin/*; do
@@ -21,10 +21,10 @@ done
 cp "$CHECKOUT"/userspace-test/examples/*.py "$tree/lib/mmapdev/"
 # shellcheck disable=SC2016 # expanded by the shell inside
 "$QEMU_DIR/enter.sh" sh -ec '
-    cd build/guest
+    cd "$1"
     cp /usr/bin/busybox bin/
-    xzcat /kernel/modules/drivers/block/virtio_blk.ko.xz >lib/virtio_blk.ko
+    [ "$2" ] || xzcat /kernel/modules/drivers/block/virtio_blk.ko.xz >lib/virtio_blk.ko
     for name in $(busybox --list); do [ -e "bin/$name" ] || ln -s busybox "bin/$name"; done
     find . | sort | cpio --quiet -o -H newc -R 0:0 >../.guest.cpio
-    mv ../.guest.cpio ../guest.cpio'
+    mv ../.guest.cpio ../guest.cpio' sh "${tree#"$CHECKOUT/"}" "$TREE"
 rm -rf "$tree"

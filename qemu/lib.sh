@@ -7,6 +7,13 @@ CACHE=${MMAPDEV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME, or MMAPDEV_CACHE}/.ca
 [[ $CACHE == /* ]] || CACHE=$PWD/$CACHE
 # shellcheck disable=SC2034 # used by the scripts that source this file
 BUILD=$CHECKOUT/build QEMU_DIR=$CHECKOUT/qemu LOGS=$CACHE/logs
+# Which of two kernels a script is about: Debian's, or, with TREE=sanitizer, the one that finds mistakes; and
+# where what belongs to that kernel alone is built: its modules, its guest.
+TREE=${TREE:-}
+[[ ! $TREE || $TREE == sanitizer ]] || { echo "error: TREE=$TREE is no kernel that is known here" >&2 && exit 1; }
+export TREE
+# shellcheck disable=SC2034
+GUEST=$BUILD${TREE:+/$TREE}
 
 say() { printf '%s\n' "$*" >&2; }
 warn() { printf '%s\n' "WARNING: $*" >&2; }

@@ -11,7 +11,7 @@ set -euo pipefail
 wanted() {
     echo "$BASE" "$ROOT" "$CHOICE"
     kernel_names || return 0
-    echo "$SOURCE" "$OUT"
+    echo "$SOURCE" "$OUT" "$SANITIZER"
     [[ -d $CACHE/$SOURCE ]] || echo "$DEBS"
 }
 
@@ -19,7 +19,7 @@ wanted() {
 stale() {
     local path wanted
     wanted=" $(wanted | tr '\n' ' ') "
-    for path in "$CACHE"/{base,root,choice,packages,source,kernel}-*; do
+    for path in "$CACHE"/{base,root,choice,packages,source,kernel,sanitizer}-*; do
         [[ ! -e $path || $wanted == *" ${path##*/} "* ]] || echo "$path"
     done
 }
@@ -69,6 +69,11 @@ if ! complete; then
     if [[ ! -d $CACHE/$SOURCE ]]; then product "$DEBS" "packages of Linux $RELEASE"; fi
     product "$SOURCE" "source of Linux $RELEASE"
     product "$OUT" "Rust metadata for Linux $RELEASE"
+fi
+if [[ ${1:-} == sanitizer && ! -d $CACHE/$SANITIZER ]]; then
+    [[ ${lock_fd:-} ]] || take_lock "$CACHE/provision.lock" "another run is preparing $CACHE: waiting for it"
+    say "Building the sanitizer kernel, once, in $CACHE (about 20 minutes on 2 cores):"
+    product "$SANITIZER" "Linux $RELEASE with sanitizers"
 fi
 if [[ -n $(stale) ]]; then
     [[ ${lock_fd:-} ]] || exec {lock_fd}>>"$CACHE/provision.lock"

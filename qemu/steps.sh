@@ -22,6 +22,7 @@ PACKAGES=(
 )
 # kbuild's arguments: the compiler that Debian's .config names.
 KBUILD_ARGS=(ARCH=x86 CC=x86_64-linux-gnu-gcc-14 HOSTCC=x86_64-linux-gnu-gcc-14)
+SANITIZER_ARGS=(ARCH=x86 LLVM=1 LOCALVERSION=-sanitizer)
 
 # in_root ROOT [--bind FROM TO]... COMMAND...: see chroot.sh.
 in_root() { namespace bash "$QEMU_DIR/chroot.sh" "$@"; }
@@ -167,6 +168,30 @@ inside_prepare() {
     test -e /kernel/out/rust/libkernel.rmeta
 }
 
+# The kernel that make test-debug boots: the same source, built by clang (which KASAN with Rust needs),
+# with sanitizer.config and nothing that no test needs.
+step_sanitizer() {
+    cp "$QEMU_DIR/sanitizer.config" "$PRODUCT/sanitizer.config"
+    in_root_do "$CACHE/$ROOT" --bind "$CACHE/$SOURCE" /kernel --bind "$PRODUCT" /kernel/out \
+        inside_build_sanitizer "${SANITIZER_ARGS[@]}"
+}
+inside_build_sanitizer() {
+    local kbuild=(make -C /kernel/src O=/kernel/out -s -j"$(nproc)" "$@") line lost=0
+    KCONFIG_ALLCONFIG=/kernel/out/sanitizer.config "${kbuild[@]}" allnoconfig
+    # kconfig drops without a word what something else stands against.
+    while read -r line; do
+        [[ $line == CONFIG_*=* || $line == "# CONFIG_"*" is not set" ]] || continue
+        grep -qxF "$line" /kernel/out/.config || { echo "not in the configuration: $line" && lost=1; }
+    done </kernel/out/sanitizer.config
+    ((lost == 0))
+    "${kbuild[@]}" bzImage modules
+    mv /kernel/out/arch/x86/boot/bzImage /kernel/out/vmlinuz
+    # What building a module against it does not ask for.
+    find /kernel/out \( -name '*.o' -o -name '*.a' -o -name '*.cmd' \) -not -path '*/scripts/*' -not -path '*/tools/*' -not -path '*/rust/*' \
+        -not -name module-common.o -delete
+    rm -f /kernel/out/vmlinux /kernel/out/vmlinux.unstripped /kernel/out/arch/x86/boot/compressed/vmlinux*
+}
+
 # Neither MIRROR nor the way to the network is part of what a product is.
 BASE=base-$(hash_of "$SUITE" "$(declare -f step_base)")
 ROOT=root-$(hash_of "$BASE" "${PACKAGES[@]}" "$(declare -f step_root inside_install)")
@@ -180,6 +205,8 @@ kernel_names() {
     DEBS=packages-$(hash_of "$BASE" "$RELEASE" "$VERSION" "$(declare -f step_packages inside_download)")
     SOURCE=source-$(hash_of "$RELEASE" "$VERSION" "$(declare -f inside_unpack)")
     OUT=kernel-$(hash_of "$ROOT" "$SOURCE" "${KBUILD_ARGS[@]}" "$(declare -f inside_prepare)")
+    SANITIZER=sanitizer-$(hash_of "$ROOT" "$SOURCE" "${SANITIZER_ARGS[@]}" "$(<"$QEMU_DIR/sanitizer.config")" \
+        "$(declare -f inside_build_sanitizer)")
 }
 
 # Whether all is there that enter.sh needs.

@@ -180,3 +180,41 @@ impl<T: Show> Operations<T> {
         0
     }
 }
+
+#[kunit_tests(abstractions_debugfs)]
+mod tests {
+    use super::*;
+    use kernel::error::from_err_ptr;
+
+    struct Nothing;
+
+    impl Show for Nothing {
+        type Module = crate::LocalModule;
+
+        fn show(&self, _output: &SeqFile) {}
+    }
+
+    #[test]
+    fn a_name_is_free_again_once_its_file_is_dropped() -> Result {
+        let folder = Arc::new(DebugFolder::new(c"kunit_debugfs"), GFP_KERNEL)?;
+        let data = Arc::new(Nothing, GFP_KERNEL)?;
+        for _ in 0..2 {
+            let file = folder.file(c"file", data.clone());
+            assert!(from_err_ptr(file.dentry).is_ok());
+            drop(file);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_outlives_the_last_handle_of_its_folder() -> Result {
+        let folder = Arc::new(DebugFolder::new(c"kunit_debugfs"), GFP_KERNEL)?;
+        let file = folder.file(c"file", Arc::new(Nothing, GFP_KERNEL)?);
+        drop(folder);
+        // The folder goes with this one, and its name can be had again.
+        drop(file);
+        let again = DebugFolder::new(c"kunit_debugfs");
+        assert!(from_err_ptr(again.dentry).is_ok());
+        Ok(())
+    }
+}

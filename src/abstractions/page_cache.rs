@@ -720,3 +720,222 @@ unsafe fn may_wait_raw(kiocb: *const bindings::kiocb) -> Wait {
         Wait::Allowed
     }
 }
+
+#[kunit_tests(abstractions_page_cache)]
+mod tests {
+    use super::super::pseudo_fs::PseudoFsType;
+    use super::*;
+
+    static FILE_SYSTEM: PseudoFsType = PseudoFsType::new(c"kunit_page_cache", 0x6b75_6e69);
+
+    /// Nobody writes here.
+    struct Unwritten;
+
+    impl AddressSpaceOperations for Unwritten {
+        fn write_begin(
+            _cache: &PageCache<Self>,
+            _index: usize,
+            _len: usize,
+            _wait: Wait,
+        ) -> Result<LockedFolio> {
+            Err(EIO)
+        }
+    }
+
+    const PAGES: usize = 64;
+
+    /// A page cache of [`PAGES`] pages.
+    fn cache(large_folios: bool) -> Result<Pin<KBox<PageCache<Unwritten>>>> {
+        let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
+        let size = (PAGES * PAGE_SIZE) as u64;
+        let cache = PageCache::new_in_memory(mount, size, large_folios, Unwritten);
+        KBox::pin_init(cache, GFP_KERNEL)
+    }
+
+    /// Brings in a folio, which is unlocked then.
+    fn add(space: &AddressSpace, index: usize, order: u32) -> Result<ARef<Folio>> {
+        let guard = space.lock_shared_against_invalidation(Wait::Allowed)?;
+        match guard.add_zeroed_folio(index, order, Wait::Allowed)? {
+            Added::Here(folio) => {
+                folio.mark_dirty();
+                Ok(ARef::from(&*folio))
+            }
+            Added::Occupied => Err(EEXIST),
+        }
+    }
+
+    fn resident_pages(space: &AddressSpace) -> u64 {
+        space.resident_bytes() >> PAGE_SHIFT
+    }
+
+    #[test]
+    fn a_new_one_has_its_size_and_nothing_in_it() -> Result {
+        let cache = cache(true)?;
+        assert_eq!(cache.size(), (PAGES * PAGE_SIZE) as u64);
+        assert_eq!(cache.resident_bytes(), 0);
+        assert!(cache.get_folio(0).is_none());
+        assert!(cache.next_present(0, usize::MAX).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_size_that_no_file_has_is_refused() -> Result {
+        let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
+        let cache = PageCache::new_in_memory(mount, 1 << 63, true, Unwritten);
+        assert_eq!(KBox::pin_init(cache, GFP_KERNEL).err(), Some(EFBIG));
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_is_found_at_each_of_its_pages_and_nowhere_else() -> Result {
+        let cache = cache(true)?;
+        let added = add(&cache, 8, 2)?;
+        for index in 8..12 {
+            let found = cache.get_folio(index).ok_or(ENOENT)?;
+            assert_eq!(found.frame(), added.frame());
+            assert_eq!((found.index(), found.order()), (8, 2));
+            assert_eq!(found.size(), 4 * PAGE_SIZE);
+            assert!(found.is_uptodate() && !found.is_poisoned());
+        }
+        assert!(cache.get_folio(7).is_none() && cache.get_folio(12).is_none());
+        assert_eq!(resident_pages(&cache), 4);
+        Ok(())
+    }
+
+    #[test]
+    fn a_place_that_is_taken_is_not_taken_again() -> Result {
+        let cache = cache(true)?;
+        add(&cache, 5, 0)?;
+        assert_eq!(add(&cache, 5, 0).err(), Some(EEXIST));
+        assert_eq!(add(&cache, 4, 2).err(), Some(EEXIST));
+        assert_eq!(resident_pages(&cache), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_is_refused_off_its_alignment_and_above_the_largest_order() -> Result {
+        let large = cache(true)?;
+        assert_eq!(add(&large, 6, 2).err(), Some(EINVAL));
+        assert_eq!(add(&large, 0, large.max_order() + 1).err(), Some(EINVAL));
+        let small = cache(false)?;
+        assert_eq!(small.max_order(), 0);
+        assert_eq!(add(&small, 0, 1).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn the_next_page_that_is_there_is_found() -> Result {
+        let cache = cache(true)?;
+        add(&cache, 3, 0)?;
+        add(&cache, 32, 4)?;
+        assert_eq!(cache.next_present(0, PAGES), Some(3));
+        assert_eq!(cache.next_present(3, PAGES), Some(3));
+        assert_eq!(cache.next_present(4, PAGES), Some(32));
+        assert_eq!(cache.next_present(40, PAGES), Some(40));
+        assert_eq!(cache.next_present(48, PAGES), None);
+        assert_eq!(cache.next_present(4, 32), None);
+        assert_eq!(cache.next_present(4, 4), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_not_waited_for_where_that_is_forbidden() -> Result {
+        let cache = cache(true)?;
+        add(&cache, 0, 0)?;
+        let folio = cache.lock_folio(0, Wait::Allowed)?.ok_or(ENOENT)?;
+        assert_eq!(cache.lock_folio(0, Wait::Forbidden).err(), Some(EAGAIN));
+        drop(folio);
+        assert!(cache.lock_folio(0, Wait::Forbidden)?.is_some());
+        assert!(cache.lock_folio(1, Wait::Forbidden)?.is_none());
+
+        let writer = cache.lock_for_writing(Wait::Allowed)?;
+        assert_eq!(cache.lock_for_writing(Wait::Forbidden).err(), Some(EAGAIN));
+        let invalidation = writer.lock_against_faults();
+        let shared = cache.lock_shared_against_invalidation(Wait::Forbidden);
+        assert_eq!(shared.err(), Some(EAGAIN));
+        drop(invalidation);
+        assert!(cache
+            .lock_shared_against_invalidation(Wait::Forbidden)
+            .is_ok());
+        drop(writer);
+        assert!(cache.lock_for_writing(Wait::Forbidden).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_locked_folio_knows_which_pages_it_holds() -> Result {
+        let (cache, other) = (cache(true)?, cache(true)?);
+        add(&cache, 8, 2)?;
+        let folio = cache.lock_folio(9, Wait::Allowed)?.ok_or(ENOENT)?;
+        for (index, holds) in [(7, false), (8, true), (11, true), (12, false)] {
+            assert_eq!(folio.holds(cache.as_raw(), index), holds);
+        }
+        assert!(!folio.holds(other.as_raw(), 8));
+        Ok(())
+    }
+
+    #[test]
+    fn a_punch_takes_whole_pages_and_says_how_many_bytes() -> Result {
+        let cache = cache(false)?;
+        for index in 0..8 {
+            add(&cache, index, 0)?;
+        }
+        let guard = cache.lock_for_writing(Wait::Allowed)?;
+        let page = PAGE_SIZE as u64;
+        assert_eq!(guard.punch(page, 3 * page)?, 2 * page);
+        assert_eq!(guard.punch(page, 3 * page)?, 0);
+        // A part of a page is overwritten, and the page stays.
+        assert_eq!(guard.punch(4 * page + 1, 6 * page - 1)?, 0);
+        assert_eq!(guard.punch(7 * page, 7 * page)?, 0);
+        assert_eq!(guard.punch(0, 1 << 63 | 1).err(), Some(EFBIG));
+        assert_eq!(resident_pages(&cache), 6);
+        assert_eq!(cache.size(), (PAGES * PAGE_SIZE) as u64);
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_that_is_taken_out_stays_with_who_holds_it() -> Result {
+        let cache = cache(true)?;
+        let held = add(&cache, 0, 2)?;
+        let frame = held.frame();
+        let removed = cache.lock_for_writing(Wait::Allowed)?.empty();
+        assert_eq!(removed, 4 * PAGE_SIZE as u64);
+        assert!(cache.get_folio(0).is_none());
+        assert_eq!((held.frame(), held.size()), (frame, 4 * PAGE_SIZE));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_beyond_a_new_end_goes() -> Result {
+        let cache = cache(false)?;
+        for index in 0..8 {
+            add(&cache, index, 0)?;
+        }
+        let page = PAGE_SIZE as u64;
+        let guard = cache.lock_for_writing(Wait::Allowed)?;
+        let old = cache.size();
+        assert_eq!(guard.set_size(old, 5 * page)?, 3 * page);
+        assert_eq!((cache.size(), resident_pages(&cache)), (5 * page, 5));
+        assert_eq!(guard.set_size(5 * page, 100 * page)?, 0);
+        assert_eq!((cache.size(), resident_pages(&cache)), (100 * page, 5));
+        assert_eq!(guard.set_size(100 * page, 1 << 63).err(), Some(EFBIG));
+        assert_eq!(guard.empty(), 5 * page);
+        assert_eq!((cache.size(), resident_pages(&cache)), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_that_the_end_divides_and_somebody_holds_ends_within_the_file() -> Result {
+        let cache = cache(true)?;
+        let held = add(&cache, 0, 2)?;
+        let page = PAGE_SIZE as u64;
+        let guard = cache.lock_for_writing(Wait::Allowed)?;
+        assert_eq!(guard.set_size(cache.size(), page)?, 0);
+        assert_eq!(cache.size(), 4 * page);
+        drop(held);
+        // Nobody holds it now, so that it can be split.
+        assert_eq!(guard.set_size(page, 2 * page)?, 3 * page);
+        assert_eq!((cache.size(), resident_pages(&cache)), (2 * page, 1));
+        Ok(())
+    }
+}

@@ -67,3 +67,29 @@ impl<const N: usize> Drop for PerCpuCounters<N> {
         unsafe { bindings::free_percpu(self.counters.as_ptr().cast()) };
     }
 }
+
+#[kunit_tests(abstractions_per_cpu_counters)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_begin_at_zero_and_add_up() -> Result {
+        let counters = PerCpuCounters::<3>::new()?;
+        assert_eq!([0, 1, 2].map(|index| counters.sum(index)), [0; 3]);
+        counters.add(0, 5);
+        counters.add(2, 1 << 40);
+        counters.add(2, 7);
+        let sums = [0, 1, 2].map(|index| counters.sum(index));
+        assert_eq!(sums, [5, 0, (1 << 40) + 7]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_sum_goes_round_rather_than_panic() -> Result {
+        let counters = PerCpuCounters::<1>::new()?;
+        counters.add(0, u64::MAX);
+        counters.add(0, 3);
+        assert_eq!(counters.sum(0), 2);
+        Ok(())
+    }
+}

@@ -114,3 +114,34 @@ impl Drop for PseudoMount {
         unsafe { bindings::kern_unmount(self.mount.as_ptr()) };
     }
 }
+
+#[kunit_tests(abstractions_pseudo_fs)]
+mod tests {
+    use super::*;
+
+    static TYPE: PseudoFsType = PseudoFsType::new(c"kunit_pseudo_fs", 0x6b75_6e69);
+
+    #[test]
+    fn a_type_can_be_mounted_again_and_beside_itself() -> Result {
+        drop(PseudoMount::new(&TYPE)?);
+        let (first, second) = (PseudoMount::new(&TYPE)?, PseudoMount::new(&TYPE)?);
+        // SAFETY: Both mounts are valid by their invariants.
+        let blocks = unsafe { (first.mount.as_ref().mnt_sb, second.mount.as_ref().mnt_sb) };
+        assert!(blocks.0 != blocks.1);
+        Ok(())
+    }
+
+    #[test]
+    fn an_inode_is_on_its_mount() -> Result {
+        let mount = PseudoMount::new(&TYPE)?;
+        let inode = mount.alloc_inode()?;
+        // SAFETY: The mount and the inode are valid.
+        let (block, magic) = unsafe { (inode.as_ref().i_sb, (*inode.as_ref().i_sb).s_magic) };
+        // SAFETY: As above.
+        assert!(block == unsafe { mount.mount.as_ref().mnt_sb });
+        assert_eq!(magic, TYPE.magic);
+        // SAFETY: This is the only reference, and the inode is not used again.
+        unsafe { bindings::iput(inode.as_ptr()) };
+        Ok(())
+    }
+}

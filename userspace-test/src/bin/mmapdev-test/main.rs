@@ -18,6 +18,8 @@ mod fault;
 mod folios;
 mod huge;
 mod ioctl;
+mod kunit;
+mod leaks;
 mod lifetime;
 mod load;
 mod map;
@@ -102,12 +104,13 @@ impl Test {
             Ok(()) => Vec::new(),
             Err(error) => format!("{error} ({error:?})").into_bytes(),
         })?;
-        let error = match child.wait_for_group(self.limit)? {
+        let limit = self.limit.map(|limit| limit * slowness());
+        let error = match child.wait_for_group(limit)? {
             Outcome::Returned(bytes) if bytes.is_empty() => None,
             Outcome::Returned(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
             Outcome::Panicked(message) => Some(message),
             Outcome::Killed(signal) => Some(format!("killed by signal {signal}")),
-            Outcome::TimedOut => Some(format!("not done after {:?}", self.limit)),
+            Outcome::TimedOut => Some(format!("not done after {limit:?}")),
         };
         if let Some(module) = module {
             if let Err(unload) = module.unload() {
@@ -121,9 +124,15 @@ impl Test {
     }
 }
 
+/// How much longer everything may take, as the rig says: the kernel may be one that looks at all it does.
+fn slowness() -> u32 {
+    let number = std::env::var("SLOWNESS").ok();
+    number.and_then(|number| number.parse().ok()).unwrap_or(1)
+}
+
 /// Waits for another process or thread to give a word this value, without a call into the kernel.
 fn wait_for(word: &AtomicU64, value: u64) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + slowness() * Duration::from_secs(10);
     assert!(
         mapping::wait_for(word, value, deadline),
         "the word never became {value}"
@@ -181,10 +190,18 @@ fn main() {
     } else {
         &[]
     };
+    // On a kernel that looks for mistakes; what was leaked is found last.
+    let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
+        leaks::begin().expect("a kernel with kmemleak");
+        &[("kunit", kunit::TESTS), ("leaks", leaks::TESTS)]
+    } else {
+        &[]
+    };
     let trials = areas
         .iter()
         .copied()
         .chain([("rig", rig)])
+        .chain(sanitizer.iter().copied())
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
         .map(|(area, test)| Trial::test(format!("{area}::{}", test.name), move || test.run()))
         .collect();

@@ -269,9 +269,6 @@ fn assert_lists_all(list: &str) {
     let listed: BTreeSet<_> = list.split_whitespace().collect();
     for name in NAMES {
         let is_it = |word: &&str| word.ends_with(&format!("mmapdev:mmapdev_{name}"));
-        assert!(
-            listed.iter().any(is_it),
-            "no {name} in {list}"
-        );
+        assert!(listed.iter().any(is_it), "no {name} in {list}");
     }
 }

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The KUnit suites in the module, which a kernel with KUnit runs when the module is loaded.
+//!
+//! The rig boots with a filter that lets none through, so that the other tests load a quiet module.
+
+use crate::Test;
+use mmapdev_userspace::module::Loaded;
+use std::collections::BTreeSet;
+use std::fs;
+
+const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
+const RESULTS: &str = "/sys/kernel/debug/kunit";
+
+/// One for each file of the abstractions that has a suite.
+const SUITES: [&str; 4] = [
+    "abstractions_debugfs",
+    "abstractions_page_cache",
+    "abstractions_per_cpu_counters",
+    "abstractions_pseudo_fs",
+];
+
+pub(crate) const TESTS: &[Test] = &[Test::without_module("every_suite_passes", || {
+    let before = fs::read_to_string(FILTER)?;
+    fs::write(FILTER, "abstractions_*")?;
+    let module = Loaded::with("")?;
+    fs::write(FILTER, before.trim_end())?;
+    let mut run = BTreeSet::new();
+    for folder in fs::read_dir(RESULTS)? {
+        let folder = folder?;
+        let name = folder.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("abstractions_") {
+            continue;
+        }
+        let results = fs::read_to_string(folder.path().join("results"))?;
+        let last = results.lines().last().unwrap_or_default();
+        let passed = last.starts_with("ok ") && last.ends_with(&name);
+        let flawed = results.contains("not ok ") || results.contains("# SKIP");
+        assert!(passed && !flawed, "{name}:\n{results}");
+        run.insert(name);
+    }
+    assert_eq!(run, SUITES.map(str::to_string).into());
+    module.unload()
+})];
