@@ -5,7 +5,7 @@
 pub(crate) mod memory;
 
 use crate::abstractions::folio::LockedFolio;
-use crate::abstractions::page_cache::{AddressSpace, Wait};
+use crate::abstractions::page_cache::{AddressSpace, Wait, WriteGuard};
 use crate::abstractions::vm_fault::HugePageAdvice;
 use crate::parameters::Huge;
 use kernel::prelude::*;
@@ -20,6 +20,13 @@ pub(crate) trait Backing: Send + Sync + 'static {
 
     /// Returns the page cache that has the device's bytes.
     fn address_space(&self) -> &AddressSpace;
+
+    /// Changes the size from `old` to `new` bytes, and returns how many bytes of memory went by that; see
+    /// [`WriteGuard::set_size`]. Fails with `ENOSPC` where there is no room for more.
+    fn set_size(&self, guard: &WriteGuard<'_>, old: u64, new: u64) -> Result<u64>;
+
+    /// Gives up all bytes for good, and returns how many bytes of memory went by that.
+    fn empty(&self, guard: &WriteGuard<'_>) -> u64;
 
     /// Returns when folios above the base size come.
     fn huge(&self) -> Huge;

@@ -109,7 +109,7 @@ impl<B: Backing> Device<B> {
         self.has_ended.store(true, Relaxed);
         let size = self.size();
         self.size.store(0, Relaxed);
-        self.count_removed(0, size, guard.empty());
+        self.count_removed(0, size, self.backing.empty(&guard));
         drop(guard);
         trace::destroy(self.id, size, self.backing.largest_folio() as u64, 0);
         self.events.wake();
@@ -122,7 +122,12 @@ impl<B: Backing> Device<B> {
         let before = self.size();
         // Readers see the end before the bytes go, and new bytes before the end moves.
         self.size.store(size.min(before), Relaxed);
-        let removed = guard.set_size(before, size)?;
+        let removed = self
+            .backing
+            .set_size(&guard, before, size)
+            .inspect_err(|_| {
+                self.size.store(before, Relaxed);
+            })?;
         self.size.store(size, Relaxed);
         self.count_removed(size, before.saturating_sub(size), removed);
         Ok(())

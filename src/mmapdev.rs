@@ -18,6 +18,7 @@ mod abi;
 #[allow(unsafe_code)]
 mod abstractions;
 mod backing;
+mod budget;
 mod control;
 mod counters;
 mod debug;
@@ -37,6 +38,7 @@ use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};
 use abstractions::system_memory;
 use abstractions::vm_fault::PMD_ORDER;
+use budget::Budget;
 use control::Control;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -65,6 +67,10 @@ module! {
             default: 1,
             description: "Large folios: 0 never, 1 where they fit (default), 2 where madvise() asks for them",
         },
+        limit_mib: u64 {
+            default: 0,
+            description: "All devices together in MiB (default 0: half of the machine's memory)",
+        },
         folio_kib: u64 {
             default: 2048,
             description: "The largest folio in KiB, a power of two (default 2048)",
@@ -88,20 +94,24 @@ impl kernel::Module for Mmapdev {
             devices: module_parameters::devices.value(),
             huge: module_parameters::huge.value(),
             folio_kib: module_parameters::folio_kib.value(),
+            limit_mib: module_parameters::limit_mib.value(),
         };
         let parameters = Parameters::check(&values, &machine()).map_err(|refusal| {
             pr_err!("{refusal}\n");
             match refusal {
                 Refusal::TooLarge { .. } => ENOMEM,
-                Refusal::NoSize | Refusal::Devices(_) | Refusal::Huge(_) | Refusal::Folio(_) => {
-                    EINVAL
-                }
+                Refusal::NoSize
+                | Refusal::Limit { .. }
+                | Refusal::Devices(_)
+                | Refusal::Huge(_)
+                | Refusal::Folio(_) => EINVAL,
             }
         })?;
 
         let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
         let debug_folder = Arc::new(DebugFolder::new(c"mmapdev"), GFP_KERNEL)?;
-        let registry = Arc::pin_init(Registry::new(mount, debug_folder), GFP_KERNEL)?;
+        let budget = Arc::new(Budget::new(parameters.limit), GFP_KERNEL)?;
+        let registry = Arc::pin_init(Registry::new(mount, debug_folder, budget), GFP_KERNEL)?;
         let node = CString::try_from_fmt(fmt!("mmapdev-control"))?;
         let control = KBox::pin_init(Registration::new(node, registry.clone()), GFP_KERNEL)?;
         // The control node may be open by now: from here on the module must not fail to load, which would

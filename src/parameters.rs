@@ -19,6 +19,8 @@ pub(crate) struct Parameters {
     pub(crate) huge: Huge,
     /// The order of the largest folio.
     pub(crate) max_order: u32,
+    /// Bytes in all devices together, at most.
+    pub(crate) limit: u64,
 }
 
 /// When a device uses folios above the base size; [`abi::HUGE_NEVER`] and so on in the interface.
@@ -69,6 +71,7 @@ pub(crate) struct Values {
     pub(crate) devices: u32,
     pub(crate) huge: u32,
     pub(crate) folio_kib: u64,
+    pub(crate) limit_mib: u64,
 }
 
 /// What a machine can give.
@@ -93,10 +96,15 @@ pub(crate) enum Refusal {
     Huge(u32),
     /// `folio_kib` is no size of a folio.
     Folio(u64),
-    /// The devices would not fit in the machine's memory.
-    TooLarge {
+    /// `limit_mib` is more than the machine's memory.
+    Limit {
         /// Mebibytes in the machine.
         memory_mib: u64,
+    },
+    /// The devices are more than they may be together.
+    TooLarge {
+        /// Mebibytes that they may be.
+        limit_mib: u64,
     },
 }
 
@@ -108,6 +116,7 @@ impl Parameters {
             devices,
             huge,
             folio_kib,
+            limit_mib,
         } = values;
         if size_mib == 0 {
             return Err(Refusal::NoSize);
@@ -120,12 +129,22 @@ impl Parameters {
             .checked_mul(1 << 10)
             .and_then(|bytes| folio_order(bytes, machine.page, machine.largest_order))
             .ok_or(Refusal::Folio(folio_kib))?;
+        let limit = match limit_mib {
+            // As a tmpfs has it.
+            0 => machine.memory / 2,
+            mib => mib
+                .checked_mul(1 << 20)
+                .filter(|&limit| limit <= machine.memory)
+                .ok_or(Refusal::Limit {
+                    memory_mib: machine.memory >> 20,
+                })?,
+        };
         let too_large = Refusal::TooLarge {
-            memory_mib: machine.memory >> 20,
+            limit_mib: limit >> 20,
         };
         let size = size_mib.checked_mul(1 << 20).ok_or(too_large)?;
         let total = size.checked_mul(devices.into()).ok_or(too_large)?;
-        if total > machine.memory {
+        if total > limit {
             return Err(too_large);
         }
         Ok(Self {
@@ -133,6 +152,7 @@ impl Parameters {
             devices,
             huge,
             max_order,
+            limit,
         })
     }
 }
@@ -150,9 +170,13 @@ impl fmt::Display for Refusal {
                 f,
                 "folio_kib={kib}: choose a power of two from the size of a page to that of a huge page, such as 64 or 2048"
             ),
-            Self::TooLarge { memory_mib } => write!(
+            Self::Limit { memory_mib } => write!(
                 f,
-                "size_mib times devices is more than the {memory_mib} MiB of this machine: choose less"
+                "limit_mib is more than the {memory_mib} MiB of this machine: choose less"
+            ),
+            Self::TooLarge { limit_mib } => write!(
+                f,
+                "size_mib times devices is more than the {limit_mib} MiB that all devices may have together: choose less, or a higher limit_mib"
             ),
         }
     }
@@ -172,6 +196,7 @@ mod tests {
         devices: 1,
         huge: 1,
         folio_kib: 2048,
+        limit_mib: 1024,
     };
 
     fn check(values: Values) -> Result<Parameters, Refusal> {
@@ -199,14 +224,37 @@ mod tests {
     fn all_memory_passes_and_one_more_mebibyte_does_not() {
         assert!(sizes(1024, 1).is_ok());
         assert!(sizes(512, 2).is_ok());
-        let too_large = Err(Refusal::TooLarge { memory_mib: 1024 });
+        let too_large = Err(Refusal::TooLarge { limit_mib: 1024 });
         assert_eq!(sizes(1025, 1), too_large);
         assert_eq!(sizes(512, 3), too_large);
     }
 
     #[test]
+    fn half_the_memory_is_the_limit_unless_another_is_given() {
+        let with_limit = |size_mib, limit_mib| {
+            check(Values {
+                size_mib,
+                limit_mib,
+                ..DEFAULTS
+            })
+            .map(|checked| checked.limit)
+        };
+        assert_eq!(with_limit(512, 0), Ok(512 << 20));
+        assert_eq!(
+            with_limit(513, 0),
+            Err(Refusal::TooLarge { limit_mib: 512 })
+        );
+        assert_eq!(with_limit(1, 1), Ok(1 << 20));
+        assert_eq!(with_limit(2, 1), Err(Refusal::TooLarge { limit_mib: 1 }));
+        for limit_mib in [1025, 1 << 44, u64::MAX] {
+            let refused = Err(Refusal::Limit { memory_mib: 1024 });
+            assert_eq!(with_limit(1, limit_mib), refused);
+        }
+    }
+
+    #[test]
     fn sizes_that_overflow_are_too_large() {
-        let too_large = Err(Refusal::TooLarge { memory_mib: 1024 });
+        let too_large = Err(Refusal::TooLarge { limit_mib: 1024 });
         assert_eq!(sizes(u64::MAX, 1), too_large);
         assert_eq!(sizes(1 << 44, 1), too_large);
         assert_eq!(sizes((1 << 44) - 1, 1024), too_large);

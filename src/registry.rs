@@ -15,6 +15,7 @@ use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
+use crate::budget::{Budget, Reservation};
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::file::{Node, OpenDevice};
@@ -45,6 +46,7 @@ pub(crate) struct Plan {
 pub(crate) struct Registry {
     mount: Arc<PseudoMount>,
     debug_folder: Arc<DebugFolder>,
+    budget: Arc<Budget>,
     #[pin]
     devices: Mutex<Devices>,
 }
@@ -63,14 +65,17 @@ struct Entry {
 }
 
 impl Registry {
-    /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`.
+    /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`;
+    /// all together they have `budget`.
     pub(crate) fn new(
         mount: Arc<PseudoMount>,
         debug_folder: Arc<DebugFolder>,
+        budget: Arc<Budget>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             mount,
             debug_folder,
+            budget,
             devices <- new_mutex!(Devices {
                 last_id: 0,
                 count: 0,
@@ -81,7 +86,7 @@ impl Registry {
 
     /// Makes a device and its node, and returns its id. May sleep.
     ///
-    /// Fails with `EEXIST` where the name is taken, `ENOSPC` where there are too many devices, `EFBIG` for a
+    /// Fails with `EEXIST` where the name is taken, `ENOSPC` where there are too many devices or bytes, `EFBIG` for a
     /// size that no file can have, and `ENOMEM`.
     pub(crate) fn create(self: &Arc<Self>, plan: &Plan) -> Result<u64> {
         match self.make(plan) {
@@ -114,6 +119,7 @@ impl Registry {
         let id = devices.last_id + 1;
         let memory = Memory::new(
             self.mount.clone(),
+            Reservation::new(self.budget.clone(), plan.size)?,
             plan.size,
             plan.huge,
             plan.max_order,

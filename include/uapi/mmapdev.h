@@ -96,8 +96,8 @@ struct mmapdev_info {
  * When the call has returned the node is there, for root alone, and the name is taken until the device is
  * destroyed. EINVAL for a size of 0 or no multiple of the page size, a backing, huge or largest_folio that
  * does not exist; EEXIST where the name is taken; EFBIG for a size that no file can have, ENOMEM for one
- * that is more than the machine's memory or where memory is short now; ENOSPC where there are 4096 devices,
- * EBUSY where the machine has no numbers left for nodes.
+ * that is more than the machine's memory or where memory is short now; ENOSPC where there are 4096 devices, or
+ * all together would be larger than the module's limit_mib, EBUSY where the machine has no numbers left for nodes.
  */
 struct mmapdev_create {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */

@@ -12,10 +12,11 @@ use super::Backing;
 use crate::abi;
 use crate::abstractions::folio::LockedFolio;
 use crate::abstractions::page_cache::{
-    Added, AddressSpace, AddressSpaceOperations, PageCache, Wait,
+    Added, AddressSpace, AddressSpaceOperations, PageCache, Wait, WriteGuard,
 };
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::abstractions::vm_fault::HugePageAdvice;
+use crate::budget::Reservation;
 use crate::counters::Counters;
 use crate::extent;
 use crate::parameters::Huge;
@@ -26,17 +27,19 @@ use kernel::sync::Arc;
 /// Memory of the kernel's, in the page cache of an inode of its own.
 #[pin_data]
 pub(crate) struct Memory {
+    reservation: Reservation,
     #[pin]
     cache: PageCache<MemoryOperations>,
 }
 
 impl Memory {
-    /// Makes a backing of `size` bytes that holds no memory yet.
+    /// Makes a backing of `size` bytes, which are reserved, that holds no memory yet.
     ///
     /// Its folios are as large as fit, up to `2^max_order` pages, when `huge` says so, else single pages.
     /// Fails with `ENOMEM` and `EFBIG`.
     pub(crate) fn new(
         mount: Arc<PseudoMount>,
+        reservation: Reservation,
         size: u64,
         huge: Huge,
         max_order: u32,
@@ -49,6 +52,7 @@ impl Memory {
         };
         let large_folios = huge != Huge::Never && max_order > 0;
         try_pin_init!(Self {
+            reservation,
             cache <- PageCache::new_in_memory(mount, size, large_folios, operations),
         }? Error)
     }
@@ -59,6 +63,25 @@ impl Backing for Memory {
 
     fn address_space(&self) -> &AddressSpace {
         &self.cache
+    }
+
+    fn set_size(&self, guard: &WriteGuard<'_>, old: u64, new: u64) -> Result<u64> {
+        // What is given up is free for others once it is gone, what is asked for has to be had before.
+        if new > old {
+            self.reservation.set(new)?;
+        }
+        let removed = guard.set_size(old, new)?;
+        if new < old {
+            self.reservation.set(new)?;
+        }
+        Ok(removed)
+    }
+
+    fn empty(&self, guard: &WriteGuard<'_>) -> u64 {
+        let removed = guard.empty();
+        // Less can always be had.
+        let _ = self.reservation.set(0);
+        removed
     }
 
     fn huge(&self) -> Huge {

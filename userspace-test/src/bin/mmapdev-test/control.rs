@@ -16,6 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const NONE: &str = "devices=0";
+const LIMITED: &str = "devices=0 limit_mib=8";
 const TWO: &str = "devices=2 size_mib=3 huge=0";
 
 pub(crate) const TESTS: &[Test] = &[
@@ -229,6 +230,32 @@ pub(crate) const TESTS: &[Test] = &[
         }
         assert_eq!(device.size()?, 3 * MIB);
         assert_eq!(control.list()?.len(), 2);
+        Ok(())
+    }),
+    Test::with("all_devices_together_have_a_limit", LIMITED, || {
+        let control = Control::open()?;
+        let create = |name, size| control.create(control::memory(name, size)?);
+        let (page, half) = (PAGE as u64, 4 * MIB as u64);
+        create("a", half)?;
+        let b = control.create_and_open("b", half)?;
+        pwrite(&b, &[7; PAGE], 0)?;
+        let no_room = |result, what: &str| assert_errno(result, Errno::NOSPC, what);
+        no_room(create("c", page).map(drop), "a page more");
+        no_room(control.resize("b", half + page), "a larger device");
+        assert_eq!(b.size()?, 4 * MIB);
+        let mut bytes = [0; PAGE];
+        pread(&b, &mut bytes, 0)?;
+        assert_eq!(bytes, [7; PAGE]);
+        // What is given up is there for others.
+        control.resize("a", half - page)?;
+        create("c", page)?;
+        no_room(create("d", page).map(drop), "a page more again");
+        // What is destroyed is so at once, used or not; a failed creation takes nothing.
+        let _mapping = Mapping::shared(&b, MIB)?;
+        control.destroy("b")?;
+        assert!(create("c", page).is_err());
+        create("d", half)?;
+        no_room(create("e", page).map(drop), "a page too many");
         Ok(())
     }),
     Test::with("choices_that_do_not_exist_are_refused", NONE, || {

@@ -72,7 +72,7 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     Test::with(
         "fragmented_memory_gives_smaller_folios",
-        "huge=1 size_mib=256 devices=2",
+        "huge=1 size_mib=256 devices=2 limit_mib=600",
         fragmented,
     ),
 ];

@@ -62,6 +62,12 @@ pub(crate) const TESTS: &[Test] = &[
             ("size_mib=17592186044416", Errno::NOMEM, "choose less"),
             ("size_mib=18446744073709551615", Errno::NOMEM, "choose less"),
             ("size_mib=1000 devices=1000", Errno::NOMEM, "choose less"),
+            (
+                "size_mib=3 devices=3 limit_mib=8",
+                Errno::NOMEM,
+                "more than the 8 MiB that all devices may have together",
+            ),
+            ("limit_mib=1000000", Errno::INVAL, "limit_mib is more"),
             // What is no number of that width at all is refused by the kernel itself.
             (
                 "size_mib=18446744073709551616",

@@ -62,7 +62,9 @@ impl<'a> Target<'a> {
                 size::format(plan.largest_folio.into()),
                 size::format(page()),
             ),
-            Some(Errno::NOSPC) => "there are as many devices as there may be: destroy some first".into(),
+            Some(Errno::NOSPC) => format!(
+                "there is no room for {bytes} more: all devices together may be as large as the module's limit_mib says (half of the memory unless chosen), and 4096 at most; destroy some first, or choose less"
+            ),
             _ => return self.size_failed(&bytes, plan.device_size, error),
         })
     }
@@ -78,6 +80,9 @@ impl<'a> Target<'a> {
             Some(Errno::INVAL) if !is_whole_pages(bytes) => format!(
                 "--size {text} is no multiple of the page size above 0: choose one of {}",
                 size::format(page()),
+            ),
+            Some(Errno::NOSPC) => format!(
+                "there is no room for --size {text}: all devices together may be as large as the module's limit_mib says (half of the memory unless chosen); destroy some, or choose less"
             ),
             Some(Errno::FBIG) => format!("--size {text} is more than any file can have: choose less"),
             Some(Errno::NOMEM) => format!(
