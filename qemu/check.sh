@@ -41,6 +41,18 @@ licenses() {
         grep .
 }
 
+# A document that names a test as area::test promises that there is one.
+named_tests() {
+    local name missing=0
+    # shellcheck disable=SC2016 # they stand in backquotes
+    for name in $(grep -rhoE '`[a-z_]+::[a-z_]+`' README.md docs | tr -d '`' | sort -u); do
+        [[ -e userspace-test/src/bin/mmapdev-test/${name%%::*}.rs ]] || continue
+        grep -qF "\"${name##*::}\"" "userspace-test/src/bin/mmapdev-test/${name%%::*}.rs" ||
+            { echo "no such test: $name" && missing=1; }
+    done
+    ((missing == 0))
+}
+
 check "rustfmt of the modules" "$enter" rustfmt --check --color never src/mmapdev.rs qemu/rig-test/rig_test.rs
 check "rustfmt of user space" "$cargo" fmt --check -- --color never
 check "clippy of the module" module_clippy
@@ -51,5 +63,6 @@ check "unit tests of user space on the host" "$cargo" test --locked --release --
 check "shellcheck" "$enter" shellcheck -x qemu/*.sh qemu/guest/init .ci/run
 check "the header as C and as C++" header
 check "unsafe only in the abstractions" unsafe_code
+check "tests that documents name" named_tests
 check "licence lines" licenses
 ((failed == 0)) || die "$failed of the checks failed"

@@ -82,7 +82,8 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
             registry: node.registry.clone(),
             seen,
         };
-        Ok(Arc::new(open, GFP_KERNEL)?)
+        // What a program can have many of is charged to its memory cgroup, as the file itself is.
+        Ok(Arc::new(open, GFP_KERNEL_ACCOUNT)?)
     }
 
     fn address_space(&self) -> Option<&AddressSpace> {

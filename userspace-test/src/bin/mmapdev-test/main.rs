@@ -16,6 +16,7 @@ mod doorbell;
 mod examples;
 mod fault;
 mod folios;
+mod hostile;
 mod huge;
 mod ioctl;
 mod kunit;
@@ -178,6 +179,7 @@ fn main() {
         ("control", control::TESTS),
         ("lifetime", lifetime::TESTS),
         ("doorbell", doorbell::TESTS),
+        ("hostile", hostile::TESTS),
         ("storm", storm::TESTS),
         ("ctl", ctl::TESTS),
         ("seeing", seeing::TESTS),
