@@ -380,19 +380,10 @@ impl<'a> WriteGuard<'a> {
         let (start, end) = (old.min(new), self.space.size());
         // Both ends are ones that a file has or can have.
         if start < end {
-            // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
-            unsafe {
-                bindings::truncate_pagecache_range(
-                    inode,
-                    start as bindings::loff_t,
-                    (end - 1) as bindings::loff_t,
-                )
-            };
+            // No folio reaches beyond this end.
+            self.take_out_at_once(start, end);
         }
-        let left = self.space.get_folio((new >> PAGE_SHIFT) as usize);
-        let end_of_left = left.map_or(0, |folio| {
-            ((folio.index() << PAGE_SHIFT) + folio.size()) as u64
-        });
+        let end_of_left = self.folio_end(new);
         // SAFETY: The inode is alive, and both locks that its size is changed under are held.
         unsafe {
             helpers::abstractions_helper_i_size_write(
@@ -420,13 +411,57 @@ impl<'a> WriteGuard<'a> {
         if start >= end {
             return Ok(0);
         }
-        let start = bindings::loff_t::try_from(start).map_err(|_| EFBIG)?;
-        let last = bindings::loff_t::try_from(end - 1).map_err(|_| EFBIG)?;
+        bindings::loff_t::try_from(end).map_err(|_| EFBIG)?;
         let _guard = self.lock_against_faults();
         let before = self.space.resident_bytes();
+        self.take_out(start, end);
+        Ok(before.saturating_sub(self.space.resident_bytes()))
+    }
+
+    /// Takes out the bytes from `start` to `end`, which is above it and no more than a file can have. The
+    /// invalidate lock must be held.
+    ///
+    /// What is asked of `truncate_pagecache_range()` never ends within a large folio but by one whole page or less:
+    /// it splits such a folio twice, and where somebody else has a reference to the latter half just then, it
+    /// takes that out as a whole, beyond the end as well. (A page alone is on its own once the folio was split
+    /// for it, and if it was not, no folio is taken out.)
+    fn take_out(&self, start: u64, end: u64) {
+        const PAGE: u64 = PAGE_SIZE as u64;
+        let whole = end - end % PAGE;
+        if whole < end {
+            self.take_out_at_once(start.max(whole), end);
+        }
+        let mut end = whole;
+        if start < end && self.folio_end(end - PAGE) > end {
+            let last = end - PAGE;
+            self.take_out_at_once(start.max(last), end);
+            end = last;
+            let folio = self.space.get_folio((last >> PAGE_SHIFT) as usize);
+            let folio_start = folio.map_or(last, |folio| (folio.index() as u64) << PAGE_SHIFT);
+            // It could not be split: each page of it is tried on its own.
+            while start < end && folio_start < end {
+                self.take_out_at_once(start.max(end - PAGE), end);
+                end -= PAGE;
+            }
+        }
+        if start < end {
+            self.take_out_at_once(start, end);
+        }
+    }
+
+    /// Returns where the folio that has a byte ends, or 0 where there is none.
+    fn folio_end(&self, offset: u64) -> u64 {
+        let folio = self.space.get_folio((offset >> PAGE_SHIFT) as usize);
+        folio.map_or(0, |folio| {
+            ((folio.index() << PAGE_SHIFT) + folio.size()) as u64
+        })
+    }
+
+    /// Calls `truncate_pagecache_range()`, see [`Self::take_out`].
+    fn take_out_at_once(&self, start: u64, end: u64) {
+        let (start, last) = (start as bindings::loff_t, (end - 1) as bindings::loff_t);
         // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
         unsafe { bindings::truncate_pagecache_range(self.space.host(), start, last) };
-        Ok(before.saturating_sub(self.space.resident_bytes()))
     }
 
     /// Copies from user memory into the page cache, at most `limit` bytes, and moves the position on.
@@ -890,6 +925,35 @@ mod tests {
         assert_eq!(guard.punch(0, 1 << 63 | 1).err(), Some(EFBIG));
         assert_eq!(resident_pages(&cache), 6);
         assert_eq!(cache.size(), (PAGES * PAGE_SIZE) as u64);
+        Ok(())
+    }
+
+    #[test]
+    fn a_punch_within_a_large_folio_takes_its_pages_alone() -> Result {
+        let page = PAGE_SIZE as u64;
+        for (first, last) in [(0, 0), (0, 7), (3, 3), (3, 8), (5, 14), (14, 15), (0, 15)] {
+            let cache = cache(true)?;
+            add(&cache, 16, 4)?;
+            let guard = cache.lock_for_writing(Wait::Allowed)?;
+            let removed = guard.punch((16 + first) * page, (17 + last) * page)?;
+            assert_eq!(removed, (last + 1 - first) * page);
+            for index in 0..16 {
+                let is_there = cache.get_folio(16 + index as usize).is_some();
+                assert_eq!(is_there, index < first || index > last);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_punch_within_a_large_folio_that_somebody_holds_takes_nothing() -> Result {
+        let cache = cache(true)?;
+        let held = add(&cache, 16, 4)?;
+        let guard = cache.lock_for_writing(Wait::Allowed)?;
+        let page = PAGE_SIZE as u64;
+        assert_eq!(guard.punch(18 * page + 1, 29 * page)?, 0);
+        assert_eq!(guard.punch(10 * page, 29 * page + 1)?, 0);
+        assert_eq!((held.order(), resident_pages(&cache)), (4, 16));
         Ok(())
     }
 
