@@ -77,6 +77,8 @@ impl core::fmt::Debug for Name {
 
 /// The bytes are in kernel memory, zeroed on first touch and kept until the device goes.
 pub const BACKING_MEMORY: u32 = 1;
+/// A file: pages are read when they are touched, and written back.
+pub const BACKING_FILE: u32 = 2;
 
 /// Pages of the base size only.
 pub const HUGE_NEVER: u32 = 0;
@@ -146,10 +148,18 @@ pub struct Create {
     pub id: u64,
     /// In: its name.
     pub name: Name,
+    /// In, for [`BACKING_FILE`]: a descriptor of the file; else 0.
+    pub file: i32,
+    /// In: must be 0.
+    pub file_flags: u32,
+    /// In, for [`BACKING_FILE`]: where in the file the device begins, a multiple of the page size; else 0.
+    pub file_offset: u64,
 }
 
 /// The size of the first version of [`Create`].
 pub const CREATE_SIZE_VER0: usize = 104;
+/// The size of the second version of [`Create`].
+pub const CREATE_SIZE_VER1: usize = 120;
 
 /// Ends a device.
 #[repr(C)]
@@ -343,7 +353,7 @@ const _: () = {
     assert!(size_of::<Info>() == INFO_SIZE_VER1);
     assert!(size_of::<Counters>() == COUNTERS_SIZE_VER1);
     assert!(size_of::<Frame>() == FRAME_SIZE_VER0);
-    assert!(size_of::<Create>() == CREATE_SIZE_VER0);
+    assert!(size_of::<Create>() == CREATE_SIZE_VER1);
     assert!(size_of::<Destroy>() == DESTROY_SIZE_VER0);
     assert!(size_of::<Resize>() == RESIZE_SIZE_VER0);
     assert!(size_of::<Punch>() == PUNCH_SIZE_VER0);

@@ -26,6 +26,7 @@
 
 pub(crate) mod capability;
 pub(crate) mod debugfs;
+pub(crate) mod file_cache;
 pub(crate) mod file_operations;
 pub(crate) mod folio;
 mod helpers;
@@ -35,6 +36,7 @@ pub(crate) mod page_cache;
 pub(crate) mod per_cpu_counters;
 pub(crate) mod pseudo_fs;
 pub(crate) mod sched;
+pub(crate) mod stored_file;
 pub(crate) mod system_memory;
 pub(crate) mod tracepoint;
 pub(crate) mod user_struct;

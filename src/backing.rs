@@ -2,30 +2,83 @@
 
 //! What stands behind a device: the few questions in which one kind differs from another.
 
+pub(crate) mod file;
 pub(crate) mod memory;
 
-use crate::abstractions::folio::LockedFolio;
-use crate::abstractions::page_cache::{AddressSpace, Wait, WriteGuard};
-use crate::abstractions::vm_fault::HugePageAdvice;
+use crate::abstractions::file_operations::SyncRange;
+use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
+use crate::abstractions::stored_file::StoredFile;
+use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::device::Device;
+use crate::file::OpenDevice;
 use crate::parameters::Huge;
+use kernel::fs::Kiocb;
+use kernel::iov::IovIterDest;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// What keeps the bytes of a device.
 ///
 /// The page cache is the store in every case: what differs is how a page gets there, and what becomes
 /// of it.
-pub(crate) trait Backing: Send + Sync + 'static {
+pub(crate) trait Backing: Send + Sync + Sized + 'static {
     /// The kind, for [`crate::abi::Info::backing`].
     const KIND: u32;
+
+    /// Whether pages come from somewhere and go back there, so that they need not be in memory to have bytes.
+    const IS_STORED: bool;
 
     /// Returns the page cache that has the device's bytes.
     fn address_space(&self) -> &AddressSpace;
 
-    /// Changes the size from `old` to `new` bytes, and returns how many bytes of memory went by that; see
-    /// [`WriteGuard::set_size`]. Fails with `ENOSPC` where there is no room for more.
+    /// Returns whether anybody may write to it.
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    /// Returns whether the pages are stored in that file, at any of `most` bytes from where it begins.
+    fn overlaps(&self, _file: &StoredFile, _most: u64) -> bool {
+        false
+    }
+
+    /// Sets what a mapping does when it is touched.
+    fn set_operations(&self, desc: &VmAreaDesc<OpenDevice<Self>>);
+
+    /// Copies bytes out from the position on, which moves; fewer than asked for where the device ends, or where something
+    /// has come in between after the first.
+    fn read(
+        device: &Device<Self>,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        iov: &mut IovIterDest<'_>,
+    ) -> Result<usize>;
+
+    /// Brings what was written to where it is safe. What fails is noted in the address space.
+    fn sync(&self, range: SyncRange);
+
+    /// Brings what was written to where it is kept when the device is no longer used.
+    fn settle(&self);
+
+    /// Changes the size from `old` to `new` bytes as somebody asks for, and returns how many bytes of memory went by that;
+    /// see [`WriteGuard::set_size`]. Fails with `ENOSPC` where there is no room for more, and with `EOPNOTSUPP` where the
+    /// size is not the device's own.
     fn set_size(&self, guard: &WriteGuard<'_>, old: u64, new: u64) -> Result<u64>;
 
-    /// Gives up all bytes for good, and returns how many bytes of memory went by that.
+    /// Returns how many bytes there are where that is not up to the device; `None` where it is.
+    fn foreign_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// Takes note that there are `new` bytes where there were `old`, and returns how many bytes of memory went by that.
+    fn follow_size(&self, _guard: &WriteGuard<'_>, _old: u64, _new: u64) -> u64 {
+        0
+    }
+
+    /// Gives back the memory of a range, which reads as zeros then, and returns how many bytes that were; see
+    /// [`WriteGuard::punch`]. Fails with `EOPNOTSUPP` where the bytes are not in memory alone.
+    fn punch(&self, guard: &WriteGuard<'_>, start: u64, end: u64) -> Result<u64>;
+
+    /// Gives up all bytes for good, and returns how many bytes of memory went by that. What is kept somewhere is brought
+    /// there before.
     fn empty(&self, guard: &WriteGuard<'_>) -> u64;
 
     /// Returns when folios above the base size come.
@@ -33,15 +86,4 @@ pub(crate) trait Backing: Send + Sync + 'static {
 
     /// Returns the bytes of the largest folio that may come.
     fn largest_folio(&self) -> usize;
-
-    /// Finds the folio that holds page `index`, or brings one in, of a size that heeds the advice.
-    ///
-    /// Context: process, with no folio and no invalidate lock held. May sleep unless `wait` forbids it.
-    ///
-    /// # Errors
-    ///
-    /// - `ENXIO`: the page is beyond the end.
-    /// - `ENOMEM`: there is no memory for it.
-    /// - `EAGAIN`: it would have to wait.
-    fn folio(&self, index: usize, advice: HugePageAdvice, wait: Wait) -> Result<LockedFolio>;
 }

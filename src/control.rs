@@ -5,14 +5,16 @@
 use crate::abi;
 use crate::abstractions::file_operations::FileOperations;
 use crate::abstractions::page_cache::AddressSpace;
+use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::user_struct::UserStruct;
 use crate::device::check_size;
 use crate::ioctl::{no_flags, Call};
 use crate::machine;
 use crate::name::{Name, Refusal};
 use crate::parameters::{folio_order, Huge};
-use crate::registry::{Plan, Registry};
+use crate::registry::{Plan, Registry, Source};
 use kernel::fs::File;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::uaccess::UserPtr;
@@ -42,7 +44,7 @@ impl FileOperations for Control {
         match command {
             abi::IOC_CREATE => {
                 let mut create = UserStruct::<abi::Create>::read(user, abi::CREATE_SIZE_VER0)?;
-                no_flags(create.value.flags | create.value.reserved)?;
+                no_flags(create.value.flags | create.value.reserved | create.value.file_flags)?;
                 create.value.id = self.registry.create(&plan(&create.value)?)?;
                 let id = create.value.id;
                 if let Err(error) = create.reply() {
@@ -66,7 +68,7 @@ impl FileOperations for Control {
             abi::IOC_INFO | abi::IOC_RESIZE | abi::IOC_PUNCH => {
                 let call = Call::read(command, user, abi::INFO_SIZE_VER1)?;
                 let device = self.registry.get(&find_name(call.name())?)?;
-                call.make(&device)?;
+                call.make(&*device)?;
             }
             _ => return Err(ENOTTY),
         }
@@ -77,22 +79,49 @@ impl FileOperations for Control {
 /// Checks what a device is to be made from.
 fn plan(create: &abi::Create) -> Result<Plan> {
     let name = Name::check(&create.name).map_err(|refusal| to_error(refusal, EEXIST))?;
-    if create.backing != abi::BACKING_MEMORY {
+    let huge = Huge::from_abi(create.huge).ok_or(EINVAL)?;
+    let source = match create.backing {
+        abi::BACKING_MEMORY => memory(create, huge)?,
+        abi::BACKING_FILE => file(create, huge)?,
+        _ => return Err(EINVAL),
+    };
+    Ok(Plan { name, source })
+}
+
+fn memory(create: &abi::Create, huge: Huge) -> Result<Source> {
+    if create.file != 0 || create.file_offset != 0 {
         return Err(EINVAL);
     }
     let machine = machine();
-    let huge = Huge::from_abi(create.huge).ok_or(EINVAL)?;
     let max_order = match create.largest_folio {
         0 => machine.largest_order,
         bytes => folio_order(bytes.into(), machine.page, machine.largest_order).ok_or(EINVAL)?,
     };
     check_size(create.device_size)?;
-    Ok(Plan {
-        name,
+    Ok(Source::Memory {
         size: create.device_size,
         huge,
         max_order,
     })
+}
+
+fn file(create: &abi::Create, huge: Huge) -> Result<Source> {
+    let size = create.device_size;
+    if huge != Huge::Always || create.largest_folio != 0 || size % PAGE_SIZE as u64 != 0 {
+        return Err(EINVAL);
+    }
+    if i64::try_from(size).is_err() || i64::try_from(create.file_offset).is_err() {
+        return Err(EFBIG);
+    }
+    let descriptor = u32::try_from(create.file).map_err(|_| EBADF)?;
+    let file = StoredFile::from_descriptor(descriptor, create.file_offset)?;
+    // The last page of a file need not be whole.
+    if size > file.size().next_multiple_of(PAGE_SIZE as u64) {
+        return Err(EINVAL);
+    }
+    let most = if size == 0 { u64::MAX } else { size };
+    let file = Arc::new(file, GFP_KERNEL)?;
+    Ok(Source::File { file, most })
 }
 
 /// Checks the name of a device that there should be.

@@ -8,6 +8,7 @@
 use crate::abi;
 use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::AddressSpace;
+use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::{sched, system_memory};
 use crate::backing::Backing;
 use crate::counters::{Counters, Event};
@@ -78,9 +79,9 @@ impl<B: Backing> Device<B> {
         self.open_files.fetch_add(1, Relaxed);
     }
 
-    /// Counts an open file less.
-    pub(crate) fn released(&self) {
-        self.open_files.fetch_sub(1, Relaxed);
+    /// Counts an open file less, and returns how many are left.
+    pub(crate) fn released(&self) -> u32 {
+        self.open_files.fetch_sub(1, Relaxed) - 1
     }
 
     /// Returns whether the device has been destroyed.
@@ -133,12 +134,34 @@ impl<B: Backing> Device<B> {
         Ok(())
     }
 
+    /// Looks whether the size is still what it was, where it is not up to the device, and follows it. May sleep.
+    pub(crate) fn follow_size(&self) {
+        let changed = || {
+            self.backing
+                .foreign_size()
+                .filter(|&size| size != self.size())
+        };
+        if changed().is_none() {
+            return;
+        }
+        let guard = self.pages().lock_for_writing_always();
+        let Some(size) = changed().filter(|_| !self.has_ended()) else {
+            return;
+        };
+        let before = self.size();
+        // As in `resize`.
+        self.size.store(size.min(before), Relaxed);
+        let removed = self.backing.follow_size(&guard, before, size);
+        self.size.store(size, Relaxed);
+        self.count_removed(size, before.saturating_sub(size), removed);
+    }
+
     /// Gives back the memory of a range; see `struct mmapdev_punch`. May sleep.
     pub(crate) fn punch(&self, offset: u64, length: u64) -> Result {
         let end = extent::end_of(offset, length).ok_or(EINVAL)?;
         let guard = self.pages().lock_for_writing_always();
         self.check_alive()?;
-        let removed = guard.punch(offset, end.min(self.size()))?;
+        let removed = self.backing.punch(&guard, offset, end.min(self.size()))?;
         self.count_removed(offset, length, removed);
         Ok(())
     }
@@ -237,6 +260,54 @@ impl<B: Backing> Device<B> {
             sched::cond_resched();
         }
         at.min(end)
+    }
+}
+
+/// A device, whatever it is backed by: what the registry asks of it.
+pub(crate) trait AnyDevice: Send + Sync {
+    /// Returns the number that no other device has or had.
+    fn id(&self) -> u64;
+    fn name(&self) -> &Name;
+    /// See [`Device::info`].
+    fn info(&self) -> abi::Info;
+    /// See [`Device::resize`].
+    fn resize(&self, size: u64) -> Result;
+    /// See [`Device::punch`].
+    fn punch(&self, offset: u64, length: u64) -> Result;
+    /// See [`Device::end`].
+    fn end(&self);
+    /// Returns whether bytes from `offset` on in a file, `most` at most, are bytes of this device.
+    fn overlaps(&self, file: &StoredFile, most: u64) -> bool;
+}
+
+impl<B: Backing> AnyDevice for Device<B> {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn info(&self) -> abi::Info {
+        self.follow_size();
+        self.info()
+    }
+
+    fn resize(&self, size: u64) -> Result {
+        self.resize(size)
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> Result {
+        self.punch(offset, length)
+    }
+
+    fn end(&self) {
+        self.end();
+    }
+
+    fn overlaps(&self, file: &StoredFile, most: u64) -> bool {
+        self.backing.overlaps(file, most)
     }
 }
 

@@ -10,17 +10,18 @@
 //! `abstractions/page_cache.rs`. User memory is never touched under the lock of a folio or the
 //! invalidate lock, so that a program may read into and write from its own mapping of the device.
 
-use crate::abstractions::file_operations::{FileOperations, Readiness, Seek, SpliceRead, Whence};
+use crate::abstractions::file_cache;
+use crate::abstractions::file_operations::{
+    is_open_for_writing, FileOperations, Readiness, Seek, SpliceRead, SyncRange, Whence,
+};
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait};
 use crate::abstractions::vm_area_desc::VmAreaDesc;
-use crate::abstractions::vm_fault::PMD_SIZE;
 use crate::abstractions::{iov, sched};
 use crate::backing::Backing;
 use crate::counters::Event;
 use crate::device::{page_of, start_of, Device};
 use crate::events::Seen;
 use crate::extent::{bytes_before, offsets_exist};
-use crate::mapping::{Mapping, SmallMapping};
 use crate::registry::Registry;
 use crate::trace;
 use kernel::fs::{File, Kiocb};
@@ -64,7 +65,9 @@ impl<B: Backing> OpenDevice<B> {
 
 impl<B: Backing> Drop for OpenDevice<B> {
     fn drop(&mut self) {
-        self.device.released();
+        if self.device.released() == 0 {
+            self.device.backing().settle();
+        }
     }
 }
 
@@ -74,8 +77,12 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
     const MAPS_HUGE_PAGES: bool = true;
     type Registration = Node<B>;
 
-    fn open(node: &Node<B>, _file: &File) -> Result<Arc<Self>> {
+    fn open(node: &Node<B>, file: &File) -> Result<Arc<Self>> {
+        if is_open_for_writing(file) && !node.device.backing().is_writable() {
+            return Err(EROFS);
+        }
         let seen = node.device.events().seen_by_now();
+        node.device.follow_size();
         node.device.opened();
         let open = Self {
             device: node.device.clone(),
@@ -97,11 +104,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
             return Err(EOVERFLOW);
         }
         // A mapping may reach beyond the end, as that of any file: a touch there is SIGBUS.
-        if self.device.backing().largest_folio() < PMD_SIZE {
-            desc.set_operations::<SmallMapping<B>>();
-        } else {
-            desc.set_operations::<Mapping<B>>();
-        }
+        self.device.backing().set_operations(desc);
         Ok(())
     }
 
@@ -109,17 +112,13 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         let open = kiocb.file();
         let device = open.device();
         device.check_alive()?;
+        device.follow_size();
         let start = u64::try_from(kiocb.ki_pos())?;
         let wanted = iov.len() as u64;
-        let (copied, result) = device.copy_out(start, iov, may_wait(&kiocb));
-        let answer = match result {
-            Err(error) if copied == 0 => Err(error),
-            _ => Ok(copied),
-        };
+        let answer = B::read(device, &mut kiocb, iov);
         trace::read(device.id(), start, wanted, trace::result(&answer));
-        *kiocb.ki_pos_mut() += copied as i64;
+        let copied = answer?;
         device.counters().add(Event::BytesRead, copied as u64);
-        answer?;
         if copied == 0 {
             // What looks like the end of the file may be that of the device.
             device.check_alive()?;
@@ -134,7 +133,13 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if iov.is_empty() {
             return Ok(0);
         }
-        let guard = device.pages().lock_for_writing(may_wait(&kiocb))?;
+        device.follow_size();
+        let wait = may_wait(&kiocb);
+        if B::IS_STORED && wait == Wait::Forbidden {
+            // It may have to be read before, or wait until there are fewer dirty pages.
+            return Err(EAGAIN);
+        }
+        let guard = device.pages().lock_for_writing(wait)?;
         device.check_alive()?;
         // Like a disk, a device has the size that it has: `O_APPEND` means nothing to it.
         let start = u64::try_from(kiocb.ki_pos())?;
@@ -149,14 +154,25 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         let written = written.inspect_err(|error| trace(error.to_errno().into()))?;
         trace(written as i64);
         device.counters().add(Event::BytesWritten, written as u64);
+        drop(guard);
+        if B::IS_STORED {
+            return file_cache::sync_written(&mut kiocb, written);
+        }
         Ok(written)
     }
 
     fn llseek(&self, seek: &Seek<'_>) -> Result<i64> {
         let device = self.device();
         device.check_alive()?;
+        device.follow_size();
         let offset = |offset: i64| u64::try_from(offset).map_err(|_| ENXIO);
         let position = match seek.whence() {
+            // What a file has is data: where its own holes are is not looked at.
+            Whence::Data(from) if B::IS_STORED => data_at(offset(from)?, device.size())?,
+            Whence::Hole(from) if B::IS_STORED => {
+                data_at(offset(from)?, device.size())?;
+                device.size()
+            }
             Whence::Plain => return seek.move_plainly(device.size()),
             Whence::Data(from) => device.next_data(offset(from)?)?,
             Whence::Hole(from) => device.next_hole(offset(from)?)?,
@@ -164,9 +180,10 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         seek.move_to(i64::try_from(position)?, device.size())
     }
 
-    fn fsync(&self) -> Result {
-        // Memory is all there is.
-        self.device.check_alive()
+    fn fsync(&self, range: SyncRange) -> Result {
+        self.device.check_alive()?;
+        self.device.backing().sync(range);
+        Ok(())
     }
 
     fn splice_read(&self, splice: &mut SpliceRead<'_>) -> Result<usize> {
@@ -177,6 +194,9 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if bytes_before(start, splice.len(), size) == 0 {
             // What looks like the end of the file may be that of the device.
             return device.check_alive().map(|()| 0);
+        }
+        if B::IS_STORED {
+            return splice.lend_pages(bytes_before(start, splice.len(), size));
         }
         // What is in memory is lent as it is. A hole stays one: zeros are made for the pipe alone.
         let data = device.next_data(start).unwrap_or(size);
@@ -226,11 +246,25 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
     }
 }
 
+/// Returns an offset at which there are bytes, or `ENXIO`.
+fn data_at(offset: u64, size: u64) -> Result<u64> {
+    if offset < size {
+        Ok(offset)
+    } else {
+        Err(ENXIO)
+    }
+}
+
 impl<B: Backing> Device<B> {
     /// Copies bytes from `start` on to user memory, until that or the device is at its end.
     ///
     /// Returns how many bytes were copied, and what stopped it short.
-    fn copy_out(&self, start: u64, iov: &mut IovIterDest<'_>, wait: Wait) -> (usize, Result) {
+    pub(crate) fn copy_out(
+        &self,
+        start: u64,
+        iov: &mut IovIterDest<'_>,
+        wait: Wait,
+    ) -> (usize, Result) {
         let mut copied = 0;
         loop {
             let position = start.saturating_add(copied as u64);

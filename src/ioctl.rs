@@ -8,7 +8,7 @@ use crate::abstractions::capability;
 use crate::abstractions::file_operations::is_open_for_writing;
 use crate::abstractions::user_struct::UserStruct;
 use crate::backing::Backing;
-use crate::device::{check_size, Device};
+use crate::device::{check_size, AnyDevice};
 use crate::file::OpenDevice;
 use kernel::fs::File;
 use kernel::prelude::*;
@@ -119,7 +119,7 @@ impl Call {
     }
 
     /// Does what is asked for, and answers.
-    pub(crate) fn make<B: Backing>(self, device: &Device<B>) -> Result {
+    pub(crate) fn make(self, device: &dyn AnyDevice) -> Result {
         match self {
             Self::Info(mut info) => {
                 info.value = device.info();

@@ -8,15 +8,17 @@
 
 use crate::abstractions::page_cache::Wait;
 use crate::abstractions::vm_fault::{
-    FaultOutcome, HugeFault, HugeFaultOutcome, Installed, VmFault, PMD_ORDER,
+    Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround, VmFault,
+    PMD_ORDER,
 };
 use crate::abstractions::vm_operations::VmOperations;
+use crate::backing::file::FileBacking;
+use crate::backing::memory::Memory;
 use crate::backing::Backing;
 use crate::counters::Event;
 use crate::device::Device;
 use crate::file::OpenDevice;
 use crate::trace;
-use core::marker::PhantomData;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
@@ -29,14 +31,14 @@ const NEIGHBOURS_ORDER: u32 = 6;
 /// costs a third of what a fault of its own does.
 const HUGE_NEIGHBOURS_ORDER: u32 = 3;
 
-/// The operations of a mapping of a [`Device<B>`] that may have whole huge pages.
-pub(crate) struct Mapping<B>(PhantomData<B>);
+/// The operations of a mapping of a device of memory that may have whole huge pages.
+pub(crate) struct Mapping;
 
 #[vtable]
-impl<B: Backing> VmOperations for Mapping<B> {
-    type File = OpenDevice<B>;
+impl VmOperations for Mapping {
+    type File = OpenDevice<Memory>;
 
-    fn fault<'a>(open: &OpenDevice<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
+    fn fault<'a>(open: &OpenDevice<Memory>, fault: &'a VmFault) -> FaultOutcome<'a> {
         let device = open.device();
         let page = fault.index() as u64;
         if page >= device.size().div_ceil(PAGE_SIZE as u64) {
@@ -70,7 +72,7 @@ impl<B: Backing> VmOperations for Mapping<B> {
         }
     }
 
-    fn huge_fault<'a>(open: &OpenDevice<B>, fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
+    fn huge_fault<'a>(open: &OpenDevice<Memory>, fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
         let device = open.device();
         let advice = fault.huge_page_advice();
         // Whatever is wrong, the fault of the single page that follows will say so, and count it.
@@ -88,14 +90,14 @@ impl<B: Backing> VmOperations for Mapping<B> {
         outcome
     }
 
-    fn refused_huge_fault(open: &OpenDevice<B>, fault: &VmFault) {
+    fn refused_huge_fault(open: &OpenDevice<Memory>, fault: &VmFault) {
         count_fallback(open.device(), fault.index());
     }
 }
 
 /// Maps a page that is in memory together with its neighbours, if its folio is one of many in a window. `None`
 /// leaves the fault to be answered as any other.
-fn map_neighbours<'a, B: Backing>(device: &Device<B>, fault: &'a VmFault) -> Option<Installed<'a>> {
+fn map_neighbours<'a>(device: &Device<Memory>, fault: &'a VmFault) -> Option<Installed<'a>> {
     // A folio as large as the window is mapped as a whole, for less; unless there is bad memory in it, which is
     // then left out.
     let folio = device.pages().get_folio(fault.index())?;
@@ -105,16 +107,78 @@ fn map_neighbours<'a, B: Backing>(device: &Device<B>, fault: &'a VmFault) -> Opt
     fault.map_resident(NEIGHBOURS_ORDER)
 }
 
-/// The operations of a mapping of a [`Device<B>`] that never has a whole huge page: as that of any file that
+/// The operations of a mapping of a device of memory that never has a whole huge page: as that of any file that
 /// has none, it is not eligible for huge pages, and its faults are not offered as huge ones first.
-pub(crate) struct SmallMapping<B>(PhantomData<B>);
+pub(crate) struct SmallMapping;
 
 #[vtable]
-impl<B: Backing> VmOperations for SmallMapping<B> {
-    type File = OpenDevice<B>;
+impl VmOperations for SmallMapping {
+    type File = OpenDevice<Memory>;
 
-    fn fault<'a>(open: &OpenDevice<B>, fault: &'a VmFault) -> FaultOutcome<'a> {
-        Mapping::<B>::fault(open, fault)
+    fn fault<'a>(open: &OpenDevice<Memory>, fault: &'a VmFault) -> FaultOutcome<'a> {
+        Mapping::fault(open, fault)
+    }
+}
+
+/// The operations of a mapping of a device that is stored in a file.
+pub(crate) struct StoredMapping;
+
+#[vtable]
+impl VmOperations for StoredMapping {
+    type File = OpenDevice<FileBacking>;
+
+    fn fault<'a>(open: &OpenDevice<FileBacking>, fault: &'a VmFault) -> FaultOutcome<'a> {
+        let device = open.device();
+        let page = fault.index() as u64;
+        let failure = |failure, error: Error| {
+            count(device, Event::Fault, fault.is_under_vma_lock());
+            device.counters().add(failure, 1);
+            trace::fault(device.id(), page, 0, error.to_errno().into());
+        };
+        // The file may have become shorter since the device has last heard of it.
+        if page >= device.backing().size_of_file().div_ceil(PAGE_SIZE as u64) {
+            failure(Event::BusError, ENXIO);
+            return FaultOutcome::BusError;
+        }
+        let answer = fault.find_or_read();
+        match answer.failure() {
+            Some(Failure::OutOfMemory) => failure(Event::OutOfMemory, ENOMEM),
+            Some(Failure::BusError) => failure(Event::BusError, EIO),
+            // It will be counted when it comes again.
+            None if answer.is_to_be_repeated() => {}
+            None => {
+                count(device, Event::Fault, fault.is_under_vma_lock());
+                trace::fault(device.id(), page, 0, 0);
+            }
+        }
+        FaultOutcome::Done(answer)
+    }
+
+    fn map_pages<'a>(
+        open: &OpenDevice<FileBacking>,
+        around: &'a PageAround,
+    ) -> Option<Installed<'a>> {
+        let device = open.device();
+        let done = around.map()?;
+        device.counters().add(Event::MapPages, 1);
+        trace::map_pages(device.id(), around.index() as u64, 0, 0);
+        Some(done)
+    }
+
+    fn page_mkwrite<'a>(open: &OpenDevice<FileBacking>, write: &'a FirstWrite) -> Installed<'a> {
+        let device = open.device();
+        let page = write.index() as u64;
+        if !device.backing().is_writable() {
+            return write.refuse();
+        }
+        let answer = write.mark_dirty();
+        let error = match answer.failure() {
+            Some(_) => EIO.to_errno(),
+            None => 0,
+        };
+        device.counters().add(Event::PageMkwrite, 1);
+        trace::page_mkwrite(device.id(), page, 0, error.into());
+        answer
     }
 }
 

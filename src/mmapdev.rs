@@ -46,7 +46,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 use name::Name;
 use parameters::{Machine, Parameters, Refusal, Values};
-use registry::{Plan, Registry};
+use registry::{Plan, Registry, Source};
 
 module! {
     type: Mmapdev,
@@ -144,9 +144,11 @@ fn make_device(registry: &Arc<Registry>, number: u32, parameters: &Parameters) -
     let field = abi::Name::new(digits.to_bytes()).ok_or(EINVAL)?;
     registry.create(&Plan {
         name: Name::check(&field).map_err(|_| EINVAL)?,
-        size: parameters.size,
-        huge: parameters.huge,
-        max_order: parameters.max_order,
+        source: Source::Memory {
+            size: parameters.size,
+            huge: parameters.huge,
+            max_order: parameters.max_order,
+        },
     })?;
     Ok(())
 }

@@ -13,12 +13,14 @@ use crate::abi;
 use crate::abstractions::debugfs::{DebugFile, DebugFolder};
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
+use crate::abstractions::stored_file::StoredFile;
+use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
 use crate::budget::{Budget, Reservation};
 use crate::counters::Counters;
-use crate::device::Device;
-use crate::file::{Node, OpenDevice};
+use crate::device::{AnyDevice, Device};
+use crate::file::{self, OpenDevice};
 use crate::name::Name;
 use crate::parameters::Huge;
 use crate::trace;
@@ -34,11 +36,33 @@ const MAX_DEVICES: usize = 4096;
 /// What a device is made from, checked.
 pub(crate) struct Plan {
     pub(crate) name: Name,
-    /// Bytes: a multiple of the page size, above zero.
-    pub(crate) size: u64,
-    pub(crate) huge: Huge,
-    /// The order of the largest folio.
-    pub(crate) max_order: u32,
+    pub(crate) source: Source,
+}
+
+/// What is to keep the bytes of a device.
+pub(crate) enum Source {
+    Memory {
+        /// Bytes: a multiple of the page size, above zero.
+        size: u64,
+        huge: Huge,
+        /// The order of the largest folio.
+        max_order: u32,
+    },
+    File {
+        file: Arc<StoredFile>,
+        /// Bytes that the device has at most; fewer where the file has fewer.
+        most: u64,
+    },
+}
+
+impl Source {
+    /// Returns how many bytes the device is to have.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Memory { size, .. } => *size,
+            Self::File { file, most } => file.size().min(*most),
+        }
+    }
 }
 
 /// The devices.
@@ -59,10 +83,18 @@ struct Devices {
 
 /// A device that can be opened.
 struct Entry {
-    device: Arc<Device<Memory>>,
+    device: Arc<dyn AnyDevice>,
     _debug_file: DebugFile<Counters>,
-    _registration: Pin<KBox<Registration<OpenDevice<Memory>>>>,
+    _node: Node,
 }
+
+/// The node of a device, which is there until this is dropped.
+enum Node {
+    Memory(#[expect(dead_code)] Registered<Memory>),
+    File(#[expect(dead_code)] Registered<FileBacking>),
+}
+
+type Registered<B> = Pin<KBox<Registration<OpenDevice<B>>>>;
 
 impl Registry {
     /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`;
@@ -89,26 +121,21 @@ impl Registry {
     /// Fails with `EEXIST` where the name is taken, `ENOSPC` where there are too many devices or bytes, `EFBIG` for a
     /// size that no file can have, and `ENOMEM`.
     pub(crate) fn create(self: &Arc<Self>, plan: &Plan) -> Result<u64> {
+        let size = plan.source.size();
         match self.make(plan) {
             Ok((id, largest_folio)) => {
-                trace::create(id, plan.size, largest_folio, 0);
+                trace::create(id, size, largest_folio.into(), 0);
                 Ok(id)
             }
             Err(error) => {
-                trace::create(0, plan.size, 0, error.to_errno().into());
+                trace::create(0, size, 0, error.to_errno().into());
                 Err(error)
             }
         }
     }
 
     /// Makes a device and its node, and returns its id and the bytes in its largest folio.
-    fn make(self: &Arc<Self>, plan: &Plan) -> Result<(u64, u64)> {
-        let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
-        let node = CString::try_from_fmt(fmt!(
-            "mmapdev{}{}",
-            plan.name.separator(),
-            plan.name.as_str()
-        ))?;
+    fn make(self: &Arc<Self>, plan: &Plan) -> Result<(u64, u32)> {
         let mut devices = self.devices.lock();
         if devices.find(&plan.name).is_some() {
             return Err(EEXIST);
@@ -117,33 +144,60 @@ impl Registry {
             return Err(ENOSPC);
         }
         let id = devices.last_id + 1;
-        let memory = Memory::new(
-            self.mount.clone(),
-            Reservation::new(self.budget.clone(), plan.size)?,
-            plan.size,
-            plan.huge,
-            plan.max_order,
-            counters.clone(),
-        );
-        let device = Device::new(id, plan.name, plan.size, memory, counters.clone())?;
-        let debug_file = self.debug_folder.file(&node, counters);
-        let data = Node {
-            device: device.clone(),
-            registry: self.clone(),
-        };
+        let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
         // Once the node is there, somebody may have it open, and nothing may fail any more.
         let place = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let registration = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
-        let largest_folio = device.backing().largest_folio() as u64;
-        let entry = Entry {
-            device,
-            _debug_file: debug_file,
-            _registration: registration,
+        let size = plan.source.size();
+        let entry = match &plan.source {
+            Source::Memory {
+                size,
+                huge,
+                max_order,
+            } => {
+                let reservation = Reservation::new(self.budget.clone(), *size)?;
+                let (mount, counted) = (self.mount.clone(), counters.clone());
+                let memory = Memory::new(mount, reservation, *size, *huge, *max_order, counted);
+                self.entry(id, plan.name, *size, memory, counters, Node::Memory)?
+            }
+            Source::File { file, most } => {
+                let mut others = devices.by_id.values();
+                if others.any(|other| other.device.overlaps(file, *most)) {
+                    return Err(EBUSY);
+                }
+                let backing = FileBacking::new(&crate::FILE_SYSTEM, file.clone(), *most)?;
+                self.entry(id, plan.name, size, Ok(backing), counters, Node::File)?
+            }
         };
+        let largest_folio = entry.device.info().largest_folio;
         devices.by_id.insert(place.into_node(id, entry));
         devices.last_id = id;
         devices.count += 1;
         Ok((id, largest_folio))
+    }
+
+    /// Makes a device of a backing, and the node of it last.
+    fn entry<B: Backing>(
+        self: &Arc<Self>,
+        id: u64,
+        name: Name,
+        size: u64,
+        backing: impl PinInit<B, Error>,
+        counters: Arc<Counters>,
+        to_node: fn(Registered<B>) -> Node,
+    ) -> Result<Entry> {
+        let node = CString::try_from_fmt(fmt!("mmapdev{}{}", name.separator(), name.as_str()))?;
+        let device = Device::new(id, name, size, backing, counters.clone())?;
+        let debug_file = self.debug_folder.file(&node, counters);
+        let data = file::Node {
+            device: device.clone(),
+            registry: self.clone(),
+        };
+        let node = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
+        Ok(Entry {
+            device,
+            _debug_file: debug_file,
+            _node: to_node(node),
+        })
     }
 
     /// Ends a device, used or not. May sleep.
@@ -174,7 +228,7 @@ impl Registry {
     }
 
     /// Returns the device of a name; `ENOENT` where there is none.
-    pub(crate) fn get(&self, name: &Name) -> Result<Arc<Device<Memory>>> {
+    pub(crate) fn get(&self, name: &Name) -> Result<Arc<dyn AnyDevice>> {
         let devices = self.devices.lock();
         let id = devices.find(name).ok_or(ENOENT)?;
         let entry = devices.by_id.get(&id).ok_or(ENOENT)?;
@@ -182,7 +236,7 @@ impl Registry {
     }
 
     /// Returns the device with the least id above `id`; `ENOENT` where there is none.
-    pub(crate) fn next(&self, id: u64) -> Result<Arc<Device<Memory>>> {
+    pub(crate) fn next(&self, id: u64) -> Result<Arc<dyn AnyDevice>> {
         let from = id.checked_add(1).ok_or(ENOENT)?;
         let devices = self.devices.lock();
         let cursor = devices.by_id.cursor_lower_bound(&from).ok_or(ENOENT)?;

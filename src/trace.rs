@@ -14,8 +14,7 @@ tracepoints! {
     pub(crate) fn huge_fault = mmapdev_huge_fault(page, order);
     /// A touch was answered together with resident neighbours.
     pub(crate) fn map_pages = mmapdev_map_pages(page, order);
-    /// A clean page was written to for the first time, in a backing that is written back. None is yet.
-    #[allow(dead_code)]
+    /// A clean page was written to for the first time, in a backing that is written back.
     pub(crate) fn page_mkwrite = mmapdev_page_mkwrite(page, order);
     /// Bytes were copied out.
     pub(crate) fn read = mmapdev_read(offset, length);

@@ -44,6 +44,8 @@
 enum mmapdev_backing {
 	/** Kernel memory: zeroed on first touch, kept until the device goes. */
 	MMAPDEV_BACKING_MEMORY = 1,
+	/** A file: pages are read when they are touched, written back, and taken away when memory is short. */
+	MMAPDEV_BACKING_FILE = 2,
 };
 
 /** Which folio sizes a device's memory uses. */
@@ -98,13 +100,24 @@ struct mmapdev_info {
  * does not exist; EEXIST where the name is taken; EFBIG for a size that no file can have, ENOMEM for one
  * that is more than the machine's memory or where memory is short now; ENOSPC where there are 4096 devices, or
  * all together would be larger than the module's limit_mib, EBUSY where the machine has no numbers left for nodes.
+ *
+ * MMAPDEV_BACKING_FILE makes a device of a regular file or a block device, given by a descriptor that is open for
+ * reading; where it is not open for writing, neither can the device be opened so (EROFS). The device has device_size
+ * bytes from file_offset on, or with a device_size of 0 as many as the file has, now and later; it can be neither
+ * resized nor punched (EOPNOTSUPP). Huge has to be MMAPDEV_HUGE_ALWAYS and largest_folio 0: how large folios are is up
+ * to the kernel's read-ahead. What others do to the file while pages of it are in the device's memory is not seen by
+ * them, but for its size: what is beyond the file's new end is SIGBUS, and the end of what can be read.
+ * EBADF for a descriptor that is none or not open for reading; EISDIR for a directory, EINVAL for what is neither a
+ * file nor a block device, cannot be read at any place or is only appended to, for an offset that is no multiple of
+ * the page size, and for more than the file has; ENXIO for an offset at or after its end; ETXTBSY for a file that is
+ * swapped to; EBUSY where another device has some of these bytes.
  */
 struct mmapdev_create {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */
 	__u32 size;
 	/** In: must be 0. */
 	__u32 flags;
-	/** In: bytes in the device. No memory is taken before it is touched. */
+	/** In: bytes in the device; for a file also 0. No memory is taken before it is touched. */
 	__aligned_u64 device_size;
 	/** In: one of enum mmapdev_backing. */
 	__u32 backing;
@@ -118,9 +131,16 @@ struct mmapdev_create {
 	__aligned_u64 id;
 	/** In: its name. */
 	char name[MMAPDEV_NAME_SIZE];
+	/** In, for MMAPDEV_BACKING_FILE: a descriptor of the file, not needed any more afterwards; else 0. */
+	__s32 file;
+	/** In: must be 0. */
+	__u32 file_flags;
+	/** In, for MMAPDEV_BACKING_FILE: where in the file the device begins; else 0. */
+	__aligned_u64 file_offset;
 };
 
 #define MMAPDEV_CREATE_SIZE_VER0 104
+#define MMAPDEV_CREATE_SIZE_VER1 120
 
 /**
  * struct mmapdev_destroy - ends a device (MMAPDEV_IOC_DESTROY; CAP_SYS_ADMIN on the device's own node).

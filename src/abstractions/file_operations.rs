@@ -89,7 +89,7 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     /// besides, once to each open file.
     ///
     /// Context: process; may sleep.
-    fn fsync(&self) -> Result {
+    fn fsync(&self, _range: SyncRange) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -127,6 +127,17 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     fn ioctl(&self, _file: &File, _command: u32, _argument: usize) -> Result<isize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
+}
+
+/// What `fsync()` and its relatives ask for.
+#[derive(Clone, Copy)]
+pub(crate) struct SyncRange {
+    /// The first byte.
+    pub(crate) start: u64,
+    /// The last byte.
+    pub(crate) last: u64,
+    /// Whether metadata that is not needed to read the data again may be left out, as `fdatasync()` allows.
+    pub(crate) data_only: bool,
 }
 
 /// Returns what [`FileOperations::open`] gave for a file.
@@ -402,8 +413,8 @@ impl<F: FileOperations> FileOperationsTable<F> {
                 return 0;
             };
             helpers::abstractions_helper_file_set_mapping(file, mapping);
-            // What the trait promises of every file, see `FileOperations::open`. And "no reuse", by which
-            // unmapping does not spend time on how recently pages were used, that are never reclaimed.
+            // What the trait promises of every file, see `FileOperations::open`. And "no reuse" where pages are never
+            // reclaimed, by which unmapping does not spend time on how recently they were used.
             helpers::abstractions_helper_file_set_modes(file);
         }
         0
@@ -491,12 +502,18 @@ impl<F: FileOperations> FileOperationsTable<F> {
     /// `file` must have been opened by [`Self::open`].
     unsafe extern "C" fn fsync(
         file: *mut bindings::file,
-        _start: bindings::loff_t,
-        _end: bindings::loff_t,
-        _datasync: c_int,
+        start: bindings::loff_t,
+        end: bindings::loff_t,
+        datasync: c_int,
     ) -> c_int {
+        // The VFS passes no negative offsets.
+        let range = SyncRange {
+            start: start as u64,
+            last: end as u64,
+            data_only: datasync != 0,
+        };
         // SAFETY: By the requirements of this function.
-        let result = unsafe { data::<F>(file) }.fsync();
+        let result = unsafe { data::<F>(file) }.fsync(range);
         // SAFETY: The file is valid, and its `f_mapping` is the one that `open` has set.
         let noted = to_result(unsafe { bindings::file_check_and_advance_wb_err(file) });
         match result.and(noted) {

@@ -5,6 +5,7 @@
  * This is to the abstraction layer what rust/helpers/ is to the kernel crate. A wrapper adds nothing
  * to what it wraps, unless it says so. Each has its declaration in helpers.rs; the two files list them in one order.
  */
+#include <linux/bvec.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/huge_mm.h>
@@ -12,6 +13,7 @@
 #include <linux/pagemap.h>
 #include <linux/percpu.h>
 #include <linux/pseudo_fs.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/uio.h>
 #include <linux/userfaultfd_k.h>
@@ -207,6 +209,134 @@ size_t abstractions_helper_copy_folio_to_iter(struct folio *folio, size_t offset
 	return copy_folio_to_iter(folio, offset, bytes, iter);
 }
 
+/* stored_file.rs */
+
+/* Also says what kind of file it is, of those that can be stored in: 1 a regular file, 2 a block device. */
+int abstractions_helper_file_kind(const struct file *file)
+{
+	umode_t mode = file_inode(file)->i_mode;
+
+	return S_ISREG(mode) ? 1 : S_ISBLK(mode) ? 2 : S_ISDIR(mode) ? -EISDIR : -EINVAL;
+}
+
+bool abstractions_helper_file_can_read(const struct file *file)
+{
+	return (file->f_mode & FMODE_READ) && file->f_op->read_iter;
+}
+
+bool abstractions_helper_file_can_write(const struct file *file)
+{
+	return (file->f_mode & FMODE_WRITE) && file->f_op->write_iter;
+}
+
+bool abstractions_helper_file_can_hurry(const struct file *file)
+{
+	return file->f_mode & FMODE_NOWAIT;
+}
+
+bool abstractions_helper_file_can_direct(const struct file *file)
+{
+	return file->f_mode & FMODE_CAN_ODIRECT;
+}
+
+bool abstractions_helper_file_is_append(const struct file *file)
+{
+	return file->f_flags & O_APPEND || IS_APPEND(file_inode(file));
+}
+
+bool abstractions_helper_file_is_swap(const struct file *file)
+{
+	return IS_SWAPFILE(file->f_mapping->host);
+}
+
+bool abstractions_helper_mapping_stable_writes(const struct address_space *mapping)
+{
+	return mapping_stable_writes(mapping);
+}
+
+void abstractions_helper_mapping_set_stable_writes(struct address_space *mapping)
+{
+	mapping_set_stable_writes(mapping);
+}
+
+void abstractions_helper_mapping_set_error(struct address_space *mapping, int error)
+{
+	mapping_set_error(mapping, error);
+}
+
+/* init_sync_kiocb(), with the flags and the callback that make it something else where they are given. */
+void abstractions_helper_init_kiocb(struct kiocb *kiocb, struct file *file, loff_t pos, bool direct,
+				    bool nowait, void (*complete)(struct kiocb *kiocb, long ret))
+{
+	init_sync_kiocb(kiocb, file);
+	kiocb->ki_pos = pos;
+	kiocb->ki_complete = complete;
+	kiocb->ki_flags &= ~(IOCB_DIRECT | IOCB_NOWAIT);
+	if (direct)
+		kiocb->ki_flags |= IOCB_DIRECT;
+	if (nowait)
+		kiocb->ki_flags |= IOCB_NOWAIT;
+}
+
+void abstractions_helper_kiocb_start_write(struct kiocb *kiocb)
+{
+	kiocb->ki_flags |= IOCB_WRITE;
+	if (S_ISREG(file_inode(kiocb->ki_filp)->i_mode))
+		kiocb_start_write(kiocb);
+}
+
+void abstractions_helper_kiocb_end_write(struct kiocb *kiocb)
+{
+	if (S_ISREG(file_inode(kiocb->ki_filp)->i_mode))
+		kiocb_end_write(kiocb);
+}
+
+void abstractions_helper_bvec_set_folio(struct bio_vec *bvec, struct folio *folio, size_t len)
+{
+	bvec_set_folio(bvec, folio, len, 0);
+}
+
+struct folio *abstractions_helper_readahead_folio(struct readahead_control *rac)
+{
+	return readahead_folio(rac);
+}
+
+struct folio *abstractions_helper_write_begin_get_folio(const struct kiocb *kiocb,
+							struct address_space *mapping, pgoff_t index,
+							size_t len)
+{
+	return write_begin_get_folio(kiocb, mapping, index, len);
+}
+
+int abstractions_helper_folio_wait_locked_killable(struct folio *folio)
+{
+	return folio_wait_locked_killable(folio);
+}
+
+/*
+ * What a writer of pages is, that works inside another file system: memory that it needs is not waited for by way of
+ * any I/O, and dirtying pages there it is throttled by itself alone. Returns what has to be given back.
+ */
+unsigned int abstractions_helper_enter_write_back(void)
+{
+	unsigned int flags = memalloc_noio_save() | (current->flags & PF_LOCAL_THROTTLE);
+
+	current->flags |= PF_LOCAL_THROTTLE;
+	return flags;
+}
+
+void abstractions_helper_leave_write_back(unsigned int flags)
+{
+	if (!(flags & PF_LOCAL_THROTTLE))
+		current->flags &= ~PF_LOCAL_THROTTLE;
+	memalloc_noio_restore(flags & ~PF_LOCAL_THROTTLE);
+}
+
+ssize_t abstractions_helper_generic_write_sync(struct kiocb *kiocb, ssize_t count)
+{
+	return generic_write_sync(kiocb, count);
+}
+
 /* vm_fault.rs */
 
 bool abstractions_helper_uffd_disable_fault_around(struct vm_area_struct *vma)
@@ -230,11 +360,14 @@ void abstractions_helper_file_set_mapping(struct file *file, struct address_spac
 {
 	file->f_mapping = mapping;
 	file->f_wb_err = filemap_sample_wb_err(mapping);
+	file_ra_state_init(&file->f_ra, mapping);
 }
 
 void abstractions_helper_file_set_modes(struct file *file)
 {
-	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS | FMODE_NOREUSE;
+	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS;
+	if (mapping_unevictable(file->f_mapping))
+		file->f_mode |= FMODE_NOREUSE;
 }
 
 /* per_cpu_counters.rs */

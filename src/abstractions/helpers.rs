@@ -107,6 +107,58 @@ extern "C" {
         iter: *mut bindings::iov_iter,
     ) -> usize;
 
+    // stored_file.rs
+    pub(super) fn abstractions_helper_file_kind(file: *const bindings::file) -> c_int;
+    pub(super) fn abstractions_helper_file_can_read(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_file_can_write(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_file_can_hurry(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_file_can_direct(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_file_is_append(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_file_is_swap(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_mapping_stable_writes(
+        mapping: *const bindings::address_space,
+    ) -> bool;
+    pub(super) fn abstractions_helper_mapping_set_stable_writes(
+        mapping: *mut bindings::address_space,
+    );
+    pub(super) fn abstractions_helper_mapping_set_error(
+        mapping: *mut bindings::address_space,
+        error: c_int,
+    );
+    pub(super) fn abstractions_helper_init_kiocb(
+        kiocb: *mut bindings::kiocb,
+        file: *mut bindings::file,
+        pos: bindings::loff_t,
+        direct: bool,
+        nowait: bool,
+        complete: Option<unsafe extern "C" fn(*mut bindings::kiocb, c_long)>,
+    );
+    pub(super) fn abstractions_helper_kiocb_start_write(kiocb: *mut bindings::kiocb);
+    pub(super) fn abstractions_helper_kiocb_end_write(kiocb: *mut bindings::kiocb);
+    pub(super) fn abstractions_helper_bvec_set_folio(
+        bvec: *mut bindings::bio_vec,
+        folio: *mut bindings::folio,
+        len: usize,
+    );
+    pub(super) fn abstractions_helper_readahead_folio(
+        rac: *mut bindings::readahead_control,
+    ) -> *mut bindings::folio;
+    pub(super) fn abstractions_helper_write_begin_get_folio(
+        kiocb: *const bindings::kiocb,
+        mapping: *mut bindings::address_space,
+        index: c_ulong,
+        len: usize,
+    ) -> *mut bindings::folio;
+    pub(super) fn abstractions_helper_folio_wait_locked_killable(
+        folio: *mut bindings::folio,
+    ) -> c_int;
+    pub(super) fn abstractions_helper_enter_write_back() -> c_uint;
+    pub(super) fn abstractions_helper_leave_write_back(flags: c_uint);
+    pub(super) fn abstractions_helper_generic_write_sync(
+        kiocb: *mut bindings::kiocb,
+        count: isize,
+    ) -> isize;
+
     // vm_fault.rs
     pub(super) fn abstractions_helper_uffd_disable_fault_around(
         vma: *mut bindings::vm_area_struct,

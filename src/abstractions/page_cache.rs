@@ -41,9 +41,8 @@ use kernel::types::{ForeignOwnable, NotThreadSafe, Opaque};
 ///
 /// # Invariants
 ///
-/// It is that of a [`PageCache`], which is alive: embedded in its inode (`host`), with the operations of
-/// [`Operations`], with content in each folio that is unlocked, and with a `gfp_mask` that never changes. It
-/// is not written back, so that nobody has to be told before a page of it is first written to.
+/// It is that of a [`PageCache`] or of a [`super::file_cache::FileCache`], which is alive: embedded in its inode
+/// (`host`), with operations that read a folio and begin and end a write, and with a `gfp_mask` that never changes.
 #[repr(transparent)]
 pub(crate) struct AddressSpace(Opaque<bindings::address_space>);
 
@@ -72,8 +71,9 @@ impl AddressSpace {
     ///
     /// # Safety
     ///
-    /// `mapping` must be the address space of a [`PageCache`] that is alive for `'a`.
-    unsafe fn from_raw<'a>(mapping: *mut bindings::address_space) -> &'a Self {
+    /// `mapping` must be the address space of a [`PageCache`] or a [`super::file_cache::FileCache`] that is alive for
+    /// `'a`.
+    pub(super) unsafe fn from_raw<'a>(mapping: *mut bindings::address_space) -> &'a Self {
         // SAFETY: The type is transparent, and the caller promises the rest.
         unsafe { &*mapping.cast() }
     }
@@ -339,6 +339,11 @@ pub(crate) struct WriteGuard<'a> {
 }
 
 impl<'a> WriteGuard<'a> {
+    /// Returns whether it is the lock of that address space.
+    pub(super) fn is_of(&self, space: &AddressSpace) -> bool {
+        self.space.as_raw() == space.as_raw()
+    }
+
     /// Locks the page cache against faults, reads and writes that would bring in pages.
     fn lock_against_faults(&self) -> InvalidateGuard<'a> {
         // SAFETY: The pointer is valid by the type invariant of `AddressSpace`.
@@ -368,9 +373,41 @@ impl<'a> WriteGuard<'a> {
         Ok(self.change_size(old, new))
     }
 
+    /// Takes the whole file out of all mappings, private copies included, and leaves its pages in memory.
+    ///
+    /// Mirrors `unmap_mapping_range()`. Sleeps.
+    pub(crate) fn unmap(&self) {
+        let _guard = self.lock_against_faults();
+        // SAFETY: The address space is alive. A length of 0 means all.
+        unsafe { bindings::unmap_mapping_range(self.space.as_raw(), 0, 0, 1) };
+    }
+
     /// Takes everything out of the file and sets its size to 0, see [`Self::set_size`].
     pub(crate) fn empty(&self) -> u64 {
         self.change_size(0, 0)
+    }
+
+    /// Changes the size of a file that is written back to `new` bytes, and returns how many bytes of memory went by that.
+    ///
+    /// What is beyond the new end leaves every mapping and the page cache, unwritten; of a page that the end divides, the
+    /// rest becomes zeros. Mirrors `truncate_setsize()` under the invalidate lock. Sleeps. Fails with `EFBIG` for a
+    /// size beyond what the VFS can count.
+    ///
+    /// For a page cache in memory there is [`Self::set_size`], since this leaves folios that reach beyond the end.
+    pub(super) fn truncate(&self, new: u64) -> Result<u64> {
+        let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
+        let _guard = self.lock_against_faults();
+        let before = self.space.resident_bytes();
+        let inode = self.space.host();
+        // SAFETY: The inode is alive, and both locks that its size is changed and pages are taken out under are held.
+        unsafe {
+            let old = helpers::abstractions_helper_i_size_read(inode);
+            helpers::abstractions_helper_i_size_write(inode, new);
+            if new < old {
+                bindings::truncate_pagecache(inode, new);
+            }
+        }
+        Ok(before.saturating_sub(self.space.resident_bytes()))
     }
 
     fn change_size(&self, old: u64, new: u64) -> u64 {

@@ -11,7 +11,7 @@
 use super::helpers;
 use core::ptr::NonNull;
 use kernel::bindings;
-use kernel::error::from_err_ptr;
+use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
@@ -94,6 +94,38 @@ impl PseudoMount {
         Ok(Self {
             mount: NonNull::new(mount).ok_or(ENOMEM)?,
         })
+    }
+
+    /// Mounts the file system with a bdi of its own (`struct backing_dev_info`): the kernel's flusher writes back
+    /// dirty pages of its inodes, and throttles who makes more of them than it can write.
+    ///
+    /// Mirrors `kern_mount()` and `super_setup_bdi()`. May sleep. Fails with `ENOMEM`.
+    pub(crate) fn with_write_back(fs_type: &'static PseudoFsType) -> Result<Self> {
+        let mount = Self::new(fs_type)?;
+        // SAFETY: By the type invariant the mount is valid, and so is its super block, which has no inodes yet
+        // but that of its root.
+        to_result(unsafe { bindings::super_setup_bdi(mount.mount.as_ref().mnt_sb) })?;
+        Ok(mount)
+    }
+
+    /// Allocates an inode that the flusher knows, see [`Self::with_write_back`]; the caller owns the only
+    /// reference to it, and must drop that before the mount.
+    ///
+    /// Mirrors `new_inode()`. May sleep. Fails with `ENOMEM`.
+    pub(super) fn alloc_hashed_inode(&self) -> Result<NonNull<bindings::inode>> {
+        // SAFETY: By the type invariant the mount is valid, and so is its super block.
+        let inode = unsafe { bindings::new_inode(self.mount.as_ref().mnt_sb) };
+        let inode = NonNull::new(inode).ok_or(ENOMEM)?;
+        // SAFETY: The inode is new and nobody else has seen it. Who is not hashed is not written back.
+        unsafe {
+            let raw = inode.as_ptr();
+            (*raw).i_ino = bindings::get_next_ino().into();
+            (*raw).i_mode = (bindings::S_IFREG | 0o600) as bindings::umode_t;
+            bindings::__insert_inode_hash(raw, (*raw).i_ino);
+            // Without a name it goes with its last reference, instead of being kept for the next who looks it up.
+            bindings::clear_nlink(raw);
+        }
+        Ok(inode)
     }
 
     /// Allocates an inode on this mount; the caller owns the only reference to it, and must drop that

@@ -17,6 +17,7 @@ use kernel::bindings;
 use kernel::error::from_err_ptr;
 use kernel::mm::virt::vm_flags_t;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
+use kernel::prelude::*;
 use kernel::types::Opaque;
 
 /// One page fault in a mapping of a file, mirroring `struct vm_fault`.
@@ -94,6 +95,12 @@ impl VmFault {
         self.is_write() && self.vma_flags() & kernel::mm::virt::flags::SHARED == 0
     }
 
+    /// Returns whether a first write to a page has to be noted, see [`FirstWrite`].
+    fn has_notice(&self) -> bool {
+        // SAFETY: The VMA is valid and has operations, which it was called by.
+        unsafe { (*(*self.vma()).vm_ops).page_mkwrite.is_some() }
+    }
+
     fn vma_flags(&self) -> vm_flags_t {
         // SAFETY: The VMA is valid and locked by the type invariant.
         unsafe { (*self.vma()).__bindgen_anon_2.vm_flags }
@@ -134,24 +141,34 @@ impl VmFault {
     /// Maps the touched page and what is in the page cache of the aligned window of `2^order` pages around
     /// it, for a write to a shared mapping as well. `None` where the touched page is not mapped by that.
     ///
-    /// Nor where the window does not fit in one page table, or user space tracks single pages by
-    /// userfaultfd. For a page cache that wants no notice of a first write: a write marks the whole window
-    /// dirty. Bad memory is left out. Mirrors `filemap_map_pages()`. Does not sleep.
+    /// Nor where the window does not fit in one page table, user space tracks single pages by
+    /// userfaultfd, or a first write wants to be noted. A write marks the whole window dirty. Bad memory is left out. Mirrors `filemap_map_pages()`. Does not sleep.
     pub(crate) fn map_resident(&self, order: u32) -> Option<Installed<'_>> {
         // SAFETY: The VMA is valid and locked by the type invariant.
         let tracked = unsafe { helpers::abstractions_helper_uffd_disable_fault_around(self.vma()) };
-        if order > PMD_ORDER || tracked || self.is_copy_on_write() {
+        if order > PMD_ORDER || tracked || self.is_copy_on_write() || self.has_notice() {
             return None;
         }
         let (first, pages) = self.window(order);
         let start = self.index() - ((self.address() - first) >> PAGE_SHIFT);
         // SAFETY: The fault is valid, the window lies within its VMA and its page table, no page of the file
-        // becomes writable through a private mapping, and by the invariant of `AddressSpace`, which the
-        // mapped file has, there is nobody who would have to be asked before one does.
+        // becomes writable through a private mapping, and there is nobody who would have to be asked before one
+        // does.
         let reason =
             unsafe { bindings::filemap_map_pages(self.as_raw(), start, start + pages - 1) };
         let done = reason & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0;
         done.then_some(Installed(reason, PhantomData))
+    }
+
+    /// Finds the touched page in the page cache of the file, or has it read there, ahead of more of the same where a
+    /// program reads on.
+    ///
+    /// A touch that waits for a page can be killed. A page that cannot be read is `SIGBUS`, and so is one beyond the
+    /// end. Mirrors `filemap_fault()`. Sleeps.
+    pub(crate) fn find_or_read(&self) -> Installed<'_> {
+        // SAFETY: The fault is valid, and the file it is in maps an `AddressSpace`, which has `read_folio`.
+        let reason = unsafe { bindings::filemap_fault(self.as_raw()) };
+        Installed(reason, PhantomData)
     }
 
     /// Puts the answer of a handler into the form that the C side wants.
@@ -177,6 +194,83 @@ impl VmFault {
     }
 }
 
+/// A touch of a page that may be in memory, with the pages around it that the kernel would have mapped as well.
+///
+/// # Invariants
+///
+/// The fault is being handled, under RCU, and the pages lie in its VMA and its page table.
+pub(crate) struct PageAround {
+    fault: *mut bindings::vm_fault,
+    first: c_ulong,
+    last: c_ulong,
+}
+
+impl PageAround {
+    /// # Safety
+    ///
+    /// The arguments must be those of a `map_pages` handler that is running.
+    pub(super) unsafe fn new(
+        fault: *mut bindings::vm_fault,
+        first: c_ulong,
+        last: c_ulong,
+    ) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self { fault, first, last }
+    }
+
+    /// Returns the index of the touched page, see [`VmFault::index`].
+    pub(crate) fn index(&self) -> usize {
+        // SAFETY: The fault is valid by the type invariant.
+        unsafe { (*self.fault).__bindgen_anon_1.pgoff }
+    }
+
+    /// Maps what is in the page cache; `None` where the touched page is not. Mirrors `filemap_map_pages()`, as which it
+    /// maps for reading only what is not dirty yet.
+    pub(crate) fn map(&self) -> Option<Installed<'_>> {
+        // SAFETY: By the type invariants.
+        let reason = unsafe { bindings::filemap_map_pages(self.fault, self.first, self.last) };
+        let done = reason & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0;
+        done.then_some(Installed(reason, PhantomData))
+    }
+}
+
+/// A first write to a page that is mapped for reading only so that it be noted.
+///
+/// # Invariants
+///
+/// It is being handled by `page_mkwrite`.
+#[repr(transparent)]
+pub(crate) struct FirstWrite(Opaque<bindings::vm_fault>);
+
+impl FirstWrite {
+    /// # Safety
+    ///
+    /// `fault` must be the argument of a `page_mkwrite` handler that is running for `'a`.
+    pub(super) unsafe fn from_raw<'a>(fault: *mut bindings::vm_fault) -> &'a Self {
+        // SAFETY: The type is transparent, and the caller promises the rest.
+        unsafe { &*fault.cast() }
+    }
+
+    /// Returns the index of the page, see [`VmFault::index`].
+    pub(crate) fn index(&self) -> usize {
+        // SAFETY: The fault is valid by the type invariant.
+        unsafe { (*self.0.get()).__bindgen_anon_1.pgoff }
+    }
+
+    /// Marks the page's folio dirty, so that it is written back, or has the touch looked at anew where it has left the
+    /// page cache. Mirrors `filemap_page_mkwrite()`. Sleeps.
+    pub(crate) fn mark_dirty(&self) -> Installed<'_> {
+        // SAFETY: By the type invariant.
+        let reason = unsafe { bindings::filemap_page_mkwrite(self.0.get()) };
+        Installed(reason, PhantomData)
+    }
+
+    /// Lets nobody write there: `SIGBUS`.
+    pub(crate) fn refuse(&self) -> Installed<'_> {
+        Installed(bindings::vm_fault_reason_VM_FAULT_SIGBUS, PhantomData)
+    }
+}
+
 /// What a program has said about huge pages in a mapping.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HugePageAdvice {
@@ -191,7 +285,7 @@ pub(crate) enum HugePageAdvice {
 /// What a fault handler answers, mirroring `enum vm_fault_reason`.
 ///
 /// There is no "retry": that answer means that the handler has let go of a lock that its caller took,
-/// which nothing here can do yet. And no "major fault": nothing here reads pages from anywhere yet.
+/// which only the kernel's own functions do.
 pub(crate) enum FaultOutcome<'a> {
     /// The page is in memory: map it, and the rest of its folio.
     Present(LockedFolio),
@@ -376,6 +470,43 @@ impl HugeFaultOutcome<'_> {
 ///
 /// To claim so without it having happened would fault for ever.
 pub(crate) struct Installed<'a>(bindings::vm_fault_t, PhantomData<&'a VmFault>);
+
+impl Installed<'_> {
+    /// Returns why there is no page, if so; `None` where there is, or where the touch is to be repeated.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        if self.0 & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
+            Some(Failure::OutOfMemory)
+        } else if self.0
+            & (bindings::vm_fault_reason_VM_FAULT_SIGBUS
+                | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
+                | bindings::vm_fault_reason_VM_FAULT_HWPOISON)
+            != 0
+        {
+            Some(Failure::BusError)
+        } else {
+            None
+        }
+    }
+
+    /// Returns whether it is a touch that is to be repeated, after waiting for something without the lock.
+    pub(crate) fn is_to_be_repeated(&self) -> bool {
+        self.0 & bindings::vm_fault_reason_VM_FAULT_RETRY != 0
+    }
+
+    /// Puts the answer into the form that the C side wants.
+    pub(super) fn into_reason(self) -> bindings::vm_fault_t {
+        self.0
+    }
+}
+
+/// Why a page cannot be had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// There is no memory for it.
+    OutOfMemory,
+    /// There is none, or it cannot be read.
+    BusError,
+}
 
 #[cfg(not(CONFIG_TRANSPARENT_HUGEPAGE))]
 compile_error!("huge faults need CONFIG_TRANSPARENT_HUGEPAGE");

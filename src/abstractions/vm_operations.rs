@@ -9,7 +9,9 @@
 //! merge and copy, where a counted pointer of each VMA would forbid merging.
 
 use super::file_operations::{self, FileOperations};
-use super::vm_fault::{FaultOutcome, HugeFault, HugeFaultOutcome, VmFault};
+use super::vm_fault::{
+    FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround, VmFault,
+};
 use core::marker::PhantomData;
 use kernel::bindings;
 use kernel::error::VTABLE_DEFAULT_ERROR;
@@ -40,6 +42,22 @@ pub(crate) trait VmOperations {
     ///
     /// Context: as in [`Self::fault`].
     fn refused_huge_fault(_file: &Self::File, _fault: &VmFault) {}
+
+    /// Maps a page that is in memory, and others around it, before [`Self::fault`] is asked; `None` where it is not
+    /// there. [`PageAround::map`] does it.
+    ///
+    /// Context: under RCU and the VMA's lock: must not sleep.
+    fn map_pages<'a>(_file: &Self::File, _fault: &'a PageAround) -> Option<Installed<'a>> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Notes that a page which is mapped for reading is about to be written to, in a mapping of a page cache that is
+    /// written back. [`FirstWrite::mark_dirty`] does it.
+    ///
+    /// Context: as in [`Self::fault`].
+    fn page_mkwrite<'a>(_file: &Self::File, _write: &'a FirstWrite) -> Installed<'a> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 }
 
 /// The C table of operations for `T`.
@@ -53,7 +71,16 @@ impl<T: VmOperations> VmOperationsTable<T> {
         } else {
             None
         },
-        map_pages: Some(Self::map_pages),
+        map_pages: Some(if T::HAS_MAP_PAGES {
+            Self::map_pages
+        } else {
+            Self::map_no_pages
+        }),
+        page_mkwrite: if T::HAS_PAGE_MKWRITE {
+            Some(Self::page_mkwrite)
+        } else {
+            None
+        },
         ..pin_init::zeroed()
     };
 
@@ -99,6 +126,28 @@ impl<T: VmOperations> VmOperationsTable<T> {
         .into_reason()
     }
 
+    /// # Safety
+    ///
+    /// As for [`Self::file`], and `fault` must be the argument of a `page_mkwrite` handler.
+    unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: By the requirements of this function.
+        let (file, write) = unsafe { (Self::file(fault), FirstWrite::from_raw(fault)) };
+        T::page_mkwrite(file, write).into_reason()
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::file`], and the arguments must be those of a `map_pages` handler.
+    unsafe extern "C" fn map_pages(
+        fault: *mut bindings::vm_fault,
+        first: c_ulong,
+        last: c_ulong,
+    ) -> bindings::vm_fault_t {
+        // SAFETY: By the requirements of this function.
+        let (file, around) = unsafe { (Self::file(fault), PageAround::new(fault, first, last)) };
+        T::map_pages(file, &around).map_or(0, Installed::into_reason)
+    }
+
     /// Maps nothing. It is here because the kernel repeats the fault of a driver that does not have it under
     /// the mmap lock, instead of the VMA's own. For what is resident around a page there is
     /// [`VmFault::map_resident`], which serves writes as well.
@@ -106,7 +155,7 @@ impl<T: VmOperations> VmOperationsTable<T> {
     /// # Safety
     ///
     /// None beyond what the caller of a `map_pages` handler promises.
-    unsafe extern "C" fn map_pages(
+    unsafe extern "C" fn map_no_pages(
         _fault: *mut bindings::vm_fault,
         _start: c_ulong,
         _end: c_ulong,

@@ -10,16 +10,23 @@
 
 use super::Backing;
 use crate::abi;
+use crate::abstractions::file_operations::SyncRange;
 use crate::abstractions::folio::LockedFolio;
 use crate::abstractions::page_cache::{
-    Added, AddressSpace, AddressSpaceOperations, PageCache, Wait, WriteGuard,
+    may_wait, Added, AddressSpace, AddressSpaceOperations, PageCache, Wait, WriteGuard,
 };
 use crate::abstractions::pseudo_fs::PseudoMount;
-use crate::abstractions::vm_fault::HugePageAdvice;
+use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::abstractions::vm_fault::{HugePageAdvice, PMD_SIZE};
 use crate::budget::Reservation;
 use crate::counters::Counters;
+use crate::device::Device;
 use crate::extent;
+use crate::file::OpenDevice;
+use crate::mapping::{Mapping, SmallMapping};
 use crate::parameters::Huge;
+use kernel::fs::Kiocb;
+use kernel::iov::IovIterDest;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -58,12 +65,61 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Finds the folio that holds page `index`, or brings one in, of a size that heeds the advice.
+    ///
+    /// Context: process, with no folio and no invalidate lock held. May sleep unless `wait` forbids it.
+    ///
+    /// # Errors
+    ///
+    /// - `ENXIO`: the page is beyond the end.
+    /// - `ENOMEM`: there is no memory for it.
+    /// - `EAGAIN`: it would have to wait.
+    pub(crate) fn folio(
+        &self,
+        index: usize,
+        advice: HugePageAdvice,
+        wait: Wait,
+    ) -> Result<LockedFolio> {
+        MemoryOperations::folio(&self.cache, index, advice, wait)
+    }
+}
+
 impl Backing for Memory {
     const KIND: u32 = abi::BACKING_MEMORY;
+    const IS_STORED: bool = false;
 
     fn address_space(&self) -> &AddressSpace {
         &self.cache
     }
+
+    fn set_operations(&self, desc: &VmAreaDesc<OpenDevice<Self>>) {
+        if self.largest_folio() < PMD_SIZE {
+            desc.set_operations::<SmallMapping>();
+        } else {
+            desc.set_operations::<Mapping>();
+        }
+    }
+
+    fn read(
+        device: &Device<Self>,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        iov: &mut IovIterDest<'_>,
+    ) -> Result<usize> {
+        let start = u64::try_from(kiocb.ki_pos())?;
+        let (copied, result) = device.copy_out(start, iov, may_wait(kiocb));
+        *kiocb.ki_pos_mut() += copied as i64;
+        match result {
+            Err(error) if copied == 0 => Err(error),
+            _ => Ok(copied),
+        }
+    }
+
+    fn sync(&self, _range: SyncRange) {
+        // Memory is all there is.
+    }
+
+    fn settle(&self) {}
 
     fn set_size(&self, guard: &WriteGuard<'_>, old: u64, new: u64) -> Result<u64> {
         // What is given up is free for others once it is gone, what is asked for has to be had before.
@@ -75,6 +131,10 @@ impl Backing for Memory {
             self.reservation.set(new)?;
         }
         Ok(removed)
+    }
+
+    fn punch(&self, guard: &WriteGuard<'_>, start: u64, end: u64) -> Result<u64> {
+        guard.punch(start, end)
     }
 
     fn empty(&self, guard: &WriteGuard<'_>) -> u64 {
@@ -93,10 +153,6 @@ impl Backing for Memory {
             Huge::Never => PAGE_SIZE,
             Huge::Always | Huge::Advise => PAGE_SIZE << MemoryOperations::max_order(&self.cache),
         }
-    }
-
-    fn folio(&self, index: usize, advice: HugePageAdvice, wait: Wait) -> Result<LockedFolio> {
-        MemoryOperations::folio(&self.cache, index, advice, wait)
     }
 }
 

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 _Static_assert(sizeof(struct mmapdev_info) == MMAPDEV_INFO_SIZE_VER1, "info");
-_Static_assert(sizeof(struct mmapdev_create) == MMAPDEV_CREATE_SIZE_VER0, "create");
+_Static_assert(sizeof(struct mmapdev_create) == MMAPDEV_CREATE_SIZE_VER1, "create");
 _Static_assert(sizeof(struct mmapdev_destroy) == MMAPDEV_DESTROY_SIZE_VER0, "destroy");
 _Static_assert(sizeof(struct mmapdev_resize) == MMAPDEV_RESIZE_SIZE_VER0, "resize");
 _Static_assert(sizeof(struct mmapdev_punch) == MMAPDEV_PUNCH_SIZE_VER0, "punch");

@@ -44,7 +44,7 @@ fn c_struct(code: &str, name: &str) -> (Vec<Field>, usize) {
             .expect("a type and a name");
         let align: usize = match kind {
             "__aligned_u64" => 8,
-            "__u32" => 4,
+            "__u32" | "__s32" => 4,
             "__u16" => 2,
             "__u8" | "char" => 1,
             other => panic!("struct {name} has a field of type {other}, which is no fixed width"),
@@ -138,7 +138,7 @@ fn structures_have_the_headers_fields_offsets_and_sizes() {
         (
             "mmapdev_create",
             mirror!(abi::Create: size, flags, device_size, backing, huge, largest_folio, reserved,
-                    id, name),
+                    id, name, file, file_flags, file_offset),
         ),
         ("mmapdev_destroy", mirror!(abi::Destroy: size, flags, name)),
         (
@@ -189,12 +189,14 @@ fn constants_have_the_headers_names_and_values() {
         ("IOC_EVENTS", abi::IOC_EVENTS),
         ("NAME_SIZE", abi::NAME_SIZE as u32),
         ("BACKING_MEMORY", abi::BACKING_MEMORY),
+        ("BACKING_FILE", abi::BACKING_FILE),
         ("HUGE_NEVER", abi::HUGE_NEVER),
         ("HUGE_ALWAYS", abi::HUGE_ALWAYS),
         ("HUGE_ADVISE", abi::HUGE_ADVISE),
         ("INFO_SIZE_VER0", abi::INFO_SIZE_VER0 as u32),
         ("INFO_SIZE_VER1", abi::INFO_SIZE_VER1 as u32),
         ("CREATE_SIZE_VER0", abi::CREATE_SIZE_VER0 as u32),
+        ("CREATE_SIZE_VER1", abi::CREATE_SIZE_VER1 as u32),
         ("DESTROY_SIZE_VER0", abi::DESTROY_SIZE_VER0 as u32),
         ("RESIZE_SIZE_VER0", abi::RESIZE_SIZE_VER0 as u32),
         ("PUNCH_SIZE_VER0", abi::PUNCH_SIZE_VER0 as u32),

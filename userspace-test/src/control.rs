@@ -7,7 +7,7 @@ use crate::{abi, abi::Name, name};
 use rustix::fs::{self, Mode, OFlags};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -156,6 +156,20 @@ pub fn memory(name: &str, size: u64) -> io::Result<abi::Create> {
         backing: abi::BACKING_MEMORY,
         huge: abi::HUGE_ALWAYS,
         name: name_field(name.as_bytes())?,
+        ..Default::default()
+    })
+}
+
+/// A device of what a file has from `offset` on: `size` bytes, or with 0 all of it.
+pub fn file(name: &str, file: impl AsFd, offset: u64, size: u64) -> io::Result<abi::Create> {
+    Ok(abi::Create {
+        size: size_of::<abi::Create>() as u32,
+        device_size: size,
+        backing: abi::BACKING_FILE,
+        huge: abi::HUGE_ALWAYS,
+        name: name_field(name.as_bytes())?,
+        file: file.as_fd().as_raw_fd(),
+        file_offset: offset,
         ..Default::default()
     })
 }

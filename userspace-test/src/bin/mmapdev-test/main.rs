@@ -15,6 +15,7 @@ mod direct_io;
 mod doorbell;
 mod examples;
 mod fault;
+mod file_backing;
 mod folios;
 mod hostile;
 mod huge;
@@ -162,6 +163,7 @@ fn main() {
         ("map", map::TESTS),
         ("fault", fault::TESTS),
         ("huge", huge::TESTS),
+        ("file_backing", file_backing::TESTS),
         ("remap", remap::TESTS),
         ("folios", folios::TESTS),
         ("accounting", accounting::TESTS),

@@ -57,6 +57,7 @@ impl<'a> Target<'a> {
             Some(Errno::EXIST) => {
                 format!("a device named \"{name}\" exists: destroy it first or choose another name")
             }
+            _ if plan.backing == abi::BACKING_FILE => return self.file_failed(plan, error),
             Some(Errno::INVAL) if is_whole_pages(plan.device_size) => format!(
                 "--largest-folio {} is none that this machine has: choose a power of two from {} to 2M",
                 size::format(plan.largest_folio.into()),
@@ -69,6 +70,23 @@ impl<'a> Target<'a> {
         })
     }
 
+    /// Says why a device was not made of a file.
+    fn file_failed(&self, plan: &abi::Create, error: &io::Error) -> Failure {
+        let pages = size::format(page());
+        Failure::Request(match errno(error) {
+            Some(Errno::BUSY) => "another device has these bytes of the file: destroy it first, or choose others".into(),
+            Some(Errno::ISDIR) => "--file is a directory: give a file or a block device".into(),
+            Some(Errno::TXTBSY) => "--file is used as swap space: swapoff it first".into(),
+            Some(Errno::NXIO) => "the file has no bytes at --file-offset: it has to begin within the file".into(),
+            Some(Errno::INVAL) if plan.file_offset % page() != 0 || plan.device_size % page() != 0 => {
+                format!("--size and --file-offset have to be multiples of the page size: choose multiples of {pages}")
+            }
+            Some(Errno::INVAL) if plan.device_size > 0 => "--file is neither a file nor a block device, or has fewer bytes than --size from --file-offset on: leave --size out for all that it has".into(),
+            Some(Errno::INVAL) => "--file is neither a file nor a block device, or one that only takes bytes at its end: give another".into(),
+            _ => return self.failed(error),
+        })
+    }
+
     /// Says why a device was not resized.
     pub(crate) fn resize_failed(&self, bytes: u64, error: &io::Error) -> Failure {
         self.size_failed(&size::format(bytes), bytes, error)
@@ -77,6 +95,7 @@ impl<'a> Target<'a> {
     /// Says why a size was refused.
     fn size_failed(&self, text: &str, bytes: u64, error: &io::Error) -> Failure {
         Failure::Request(match errno(error) {
+            Some(Errno::OPNOTSUPP) => self.not_of_memory(),
             Some(Errno::INVAL) if !is_whole_pages(bytes) => format!(
                 "--size {text} is no multiple of the page size above 0: choose one of {}",
                 size::format(page()),
@@ -92,9 +111,15 @@ impl<'a> Target<'a> {
         })
     }
 
+    fn not_of_memory(&self) -> String {
+        let name = self.name;
+        format!("the device named \"{name}\" is that of a file: change the file itself")
+    }
+
     /// Says why a range was not given back.
     pub(crate) fn punch_failed(&self, length: u64, error: &io::Error) -> Failure {
         Failure::Request(match errno(error) {
+            Some(Errno::OPNOTSUPP) => self.not_of_memory(),
             Some(Errno::INVAL) if length == 0 => {
                 "--length 0 is no range: give how many bytes".into()
             }

@@ -14,7 +14,9 @@ use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::{abi, size};
 use report::Report;
 use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -56,22 +58,36 @@ struct Options {
 enum Command {
     /// Make a device, and print its node
     #[command(after_help = "\
-Example: mmapdevctl create frames --size 256M --largest-folio 64K
+Examples: mmapdevctl create frames --size 256M --largest-folio 64K
+          mmapdevctl create scan --file /srv/scan.raw
 
 No memory is taken before it is touched, and what was touched is kept until it is punched, or the device is
-resized or destroyed. Large folios cost fewer page faults, and more memory where few bytes of each are used.")]
+resized or destroyed. Large folios cost fewer page faults, and more memory where few bytes of each are used.
+
+With --file the bytes are those of a file or a block device: pages are read when they are touched, written back when
+they were changed (for certain by fsync(), msync(), and when nobody uses the device any more), and taken away when
+memory is short. Where the file may only be read, so may the device.")]
     Create {
         #[command(flatten)]
         device: Device,
-        /// Bytes in the device, a multiple of the page size
-        #[arg(long, value_parser = size::parse)]
-        size: u64,
+        /// Bytes in the device, a multiple of the page size; for a file all that it has, where nothing is said
+        #[arg(long, value_parser = size::parse, required_unless_present = "file")]
+        size: Option<u64>,
         /// When memory comes in large folios
-        #[arg(long, value_enum, default_value_t = Huge::Always)]
+        #[arg(long, value_enum, default_value_t = Huge::Always, conflicts_with = "file")]
         huge: Huge,
         /// The largest folio, a power of two from 4K to 2M, which it is where nothing is said
-        #[arg(long, value_name = "SIZE", value_parser = largest_folio)]
+        #[arg(long, value_name = "SIZE", value_parser = largest_folio, conflicts_with = "file")]
         largest_folio: Option<u32>,
+        /// The file or block device that has the bytes
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        /// Where in the file the device begins, a multiple of the page size
+        #[arg(long, value_name = "OFFSET", value_parser = size::parse, requires = "file", default_value = "0")]
+        file_offset: u64,
+        /// Only read the file, even if it could be written
+        #[arg(long, requires = "file")]
+        read_only: bool,
         #[command(flatten)]
         format: Format,
     },
@@ -202,6 +218,26 @@ impl clap::builder::TypedValueParser for NameParser {
     }
 }
 
+/// Opens the file of a device, for writing as well where that may be done and is wanted.
+fn open_file(path: PathBuf, read_only: bool) -> Result<File, Failure> {
+    let writing = OpenOptions::new().read(true).write(!read_only).open(&path);
+    let opened = match writing {
+        Err(error) if !read_only && may_be_readable(&error) => File::open(&path),
+        other => other,
+    };
+    opened.map_err(|error| Failure::Request(format!("{}: {error}", path.display())))
+}
+
+/// Returns whether a file that cannot be opened for writing may be so for reading.
+fn may_be_readable(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::IsADirectory,
+    ];
+    kinds.contains(&error.kind())
+}
+
 fn largest_folio(text: &str) -> Result<u32, String> {
     // A size that the field cannot hold is none that a folio has, as 0 would be but for its meaning there.
     match size::parse(text)?.try_into() {
@@ -240,14 +276,24 @@ fn run(command: Command) -> Result<(), Failure> {
             size,
             huge,
             largest_folio,
+            file,
+            file_offset,
+            read_only,
             format,
         } => {
             let target = Target::new(&name);
-            let plan = abi::Create {
-                huge: huge.into(),
-                largest_folio: largest_folio.unwrap_or(0),
-                ..control::memory(&name, size).map_err(|error| target.failed(&error))?
-            };
+            let size = size.unwrap_or(0);
+            // Open until the device is made.
+            let file = file.map(|path| open_file(path, read_only)).transpose()?;
+            let plan = match &file {
+                Some(file) => control::file(&name, file, file_offset, size),
+                None => control::memory(&name, size).map(|plan| abi::Create {
+                    huge: huge.into(),
+                    largest_folio: largest_folio.unwrap_or(0),
+                    ..plan
+                }),
+            }
+            .map_err(|error| target.failed(&error))?;
             let control = open()?;
             control
                 .create(plan)

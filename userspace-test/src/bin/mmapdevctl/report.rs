@@ -32,6 +32,7 @@ impl Report {
     fn backing(&self) -> String {
         match self.0.backing {
             abi::BACKING_MEMORY => "memory".into(),
+            abi::BACKING_FILE => "file".into(),
             other => other.to_string(),
         }
     }

@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page cache over a stored file: pages come from the file when they are touched, go back when they were
+//! written to, and may be taken away by the kernel at any time in between.
+//!
+//! C header: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h). Reference:
+//! <https://docs.kernel.org/filesystems/vfs.html>, "The Address Space Object"
+//!
+//! Read-ahead, reclaim, dirty throttling, background write-back and errors that are reported once to each open file are
+//! the kernel's own, by way of an inode of a pseudo file system with a bdi of its own.
+//!
+//! # Lock order
+//!
+//! As in [`super::page_cache`], and after a folio's lock or write-back what [`super::stored_file`] says.
+
+use super::helpers;
+use super::page_cache::{AddressSpace, WriteGuard};
+use super::pseudo_fs::{PseudoFsType, PseudoMount};
+use super::stored_file::{Direction, StoredFile, Transfer};
+use core::ops::Deref;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::error::from_err_ptr;
+use kernel::fs::Kiocb;
+use kernel::iov::IovIterDest;
+use kernel::page::PAGE_SHIFT;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::types::ForeignOwnable;
+
+/// The pages of a stored file.
+///
+/// It is the one owner of the inode. When it is dropped, what is dirty is dropped as well: call [`Self::write_back`]
+/// first.
+///
+/// # Invariants
+///
+/// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` points at the [`StoredFile`].
+/// - This value owns the only reference to it, but for those of the flusher, which waits for nothing of ours.
+/// - The inode was made on `_mount`, which it does not keep by itself.
+pub(crate) struct FileCache {
+    inode: NonNull<bindings::inode>,
+    // Both are dropped after `drop` has let go of the inode; the store when nobody can write to it any more.
+    _mount: PseudoMount,
+    store: Arc<StoredFile>,
+}
+
+// SAFETY: The inode may be used and released from any thread.
+unsafe impl Send for FileCache {}
+// SAFETY: The shared methods are those of `AddressSpace` and of the store, both `Sync`.
+unsafe impl Sync for FileCache {}
+
+impl FileCache {
+    const OPERATIONS: bindings::address_space_operations = bindings::address_space_operations {
+        read_folio: Some(Self::read_folio),
+        readahead: Some(Self::readahead),
+        writepages: Some(Self::writepages),
+        write_begin: Some(Self::write_begin),
+        write_end: Some(Self::write_end),
+        dirty_folio: Some(bindings::filemap_dirty_folio),
+        migrate_folio: Some(bindings::filemap_migrate_folio),
+        error_remove_folio: Some(bindings::generic_error_remove_folio),
+        ..pin_init::zeroed()
+    };
+
+    /// Makes a page cache of the first `size` bytes of `store`, with nothing in it, on a mount of its own.
+    ///
+    /// May sleep. Fails with `ENOMEM`, and with `EFBIG` for a size beyond what the VFS can count.
+    pub(crate) fn new(
+        fs_type: &'static PseudoFsType,
+        store: Arc<StoredFile>,
+        size: u64,
+    ) -> Result<Self> {
+        let size = bindings::loff_t::try_from(size).map_err(|_| EFBIG)?;
+        let mount = PseudoMount::with_write_back(fs_type)?;
+        let inode = mount.alloc_hashed_inode()?;
+        // SAFETY: The inode is new and nobody else uses it yet. The store is owned by this value.
+        unsafe {
+            let raw = inode.as_ptr();
+            let mapping = (*raw).i_mapping;
+            (*raw).i_private = (&raw const *store).cast_mut().cast();
+            (*mapping).a_ops = &Self::OPERATIONS;
+            helpers::abstractions_helper_i_size_write(raw, size);
+            helpers::abstractions_helper_mapping_set_large_folios(mapping);
+            if store.needs_stable_pages() {
+                helpers::abstractions_helper_mapping_set_stable_writes(mapping);
+            }
+        }
+        // INVARIANT: Set just now; the reference from the allocation is the only one.
+        Ok(Self {
+            inode,
+            _mount: mount,
+            store,
+        })
+    }
+
+    /// Returns the file that stores the pages.
+    pub(crate) fn store(&self) -> &StoredFile {
+        &self.store
+    }
+
+    /// Writes what is dirty from byte `start` to `last`, inclusive, to the file, and waits for that,
+    /// and for what else `durability` asks.
+    ///
+    /// What fails is noted in the address space, from where each open file has it once, and nothing is said of it
+    /// here. Mirrors `file_write_and_wait_range()` and `vfs_fsync_range()`. Sleeps.
+    pub(crate) fn write_back(&self, start: u64, last: u64, durability: Durability) {
+        let end_of_files = i64::MAX as u64;
+        let place = |offset: u64| offset.min(end_of_files) as bindings::loff_t;
+        let mapping = self.as_raw();
+        // SAFETY: The address space is alive.
+        unsafe {
+            bindings::filemap_fdatawrite_range(mapping, place(start), place(last));
+            bindings::filemap_fdatawait_range_keep_errors(mapping, place(start), place(last));
+        }
+        let data_only = match durability {
+            Durability::Written => return,
+            Durability::Data => true,
+            Durability::Full => false,
+        };
+        if let Err(error) = self.store.sync(start, last, data_only) {
+            // SAFETY: The address space is alive.
+            unsafe { helpers::abstractions_helper_mapping_set_error(mapping, error.to_errno()) };
+        }
+    }
+
+    /// Changes the size to `size` bytes, as the file has changed by itself, and returns how many bytes of memory went
+    /// by that; what is dirty beyond the end is dropped. `guard` must be this page cache's: `EINVAL` where it is not.
+    ///
+    /// Sleeps. Fails with `EFBIG` for a size beyond what the VFS can count.
+    pub(crate) fn truncate(&self, guard: &WriteGuard<'_>, size: u64) -> Result<u64> {
+        if !guard.is_of(self) {
+            return Err(EINVAL);
+        }
+        guard.truncate(size)
+    }
+
+    /// Copies bytes out and moves the position on, reading ahead as a program reads on.
+    ///
+    /// Fails with `EINVAL` where the file's pages are others, with what reading from the store fails with, with
+    /// `EFAULT`, `EAGAIN` (`RWF_NOWAIT`) and `EINTR`. Mirrors `filemap_read()`. Sleeps.
+    pub(crate) fn read<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
+        iov: &mut IovIterDest<'_>,
+    ) -> Result<usize> {
+        // SAFETY: A kiocb and its file are valid for the lifetime of the reference to it.
+        if unsafe { (*(*kiocb.as_raw()).ki_filp).f_mapping } != self.as_raw() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache.
+        let read = unsafe { bindings::filemap_read(kiocb.as_raw(), iov.as_raw(), 0) };
+        if read < 0 {
+            Err(Error::from_errno(read as c_int))
+        } else {
+            Ok(read as usize)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `mapping` must be the address space of a [`FileCache`].
+    unsafe fn store_of(mapping: *mut bindings::address_space) -> Arc<StoredFile> {
+        // SAFETY: By the invariants of the type, `i_private` points into an `Arc` that is alive.
+        unsafe {
+            let store: *const StoredFile = (*(*mapping).host).i_private.cast();
+            kernel::sync::ArcBorrow::from_raw(store).into()
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `folio` must be locked and in the address space of a [`FileCache`]; the lock is given up.
+    unsafe extern "C" fn read_folio(
+        _file: *mut bindings::file,
+        folio: *mut bindings::folio,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function the folio is locked, and has a mapping and a size.
+        let (store, position, len) = unsafe {
+            let inner = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
+            (
+                Self::store_of(inner.mapping),
+                (inner.__bindgen_anon_2.index as u64) << PAGE_SHIFT,
+                helpers::abstractions_helper_folio_size(folio),
+            )
+        };
+        let mut transfer = Transfer::new(&store, Direction::Read);
+        // SAFETY: By the requirements of this function.
+        match unsafe { transfer.add(folio, position, len) } {
+            Ok(()) => 0,
+            Err(error) => error.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `control` must be that of a read-ahead in the address space of a [`FileCache`].
+    unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
+        // SAFETY: By the requirements of this function.
+        let store = unsafe { Self::store_of((*control).mapping) };
+        let mut transfer = Transfer::new(&store, Direction::Read);
+        loop {
+            // SAFETY: By the requirements of this function.
+            let folio = unsafe { helpers::abstractions_helper_readahead_folio(control) };
+            if folio.is_null() {
+                return;
+            }
+            // SAFETY: The folio is locked, which keeps it in the page cache.
+            let (position, len) = unsafe {
+                let inner = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
+                (
+                    (inner.__bindgen_anon_2.index as u64) << PAGE_SHIFT,
+                    helpers::abstractions_helper_folio_size(folio),
+                )
+            };
+            // Where there is no memory for that, whoever wants the page reads it.
+            // SAFETY: The folio's lock was given to this function, and it is of that place and size.
+            let _ = unsafe { transfer.add(folio, position, len) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `mapping` must be the address space of a [`FileCache`], `control` valid.
+    unsafe extern "C" fn writepages(
+        mapping: *mut bindings::address_space,
+        control: *mut bindings::writeback_control,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function.
+        let store = unsafe { Self::store_of(mapping) };
+        // SAFETY: Given back below.
+        let flags = unsafe { helpers::abstractions_helper_enter_write_back() };
+        let mut transfer = Transfer::new(&store, Direction::Write);
+        let mut folio = core::ptr::null_mut();
+        let mut error = 0;
+        loop {
+            // SAFETY: By the requirements of this function; the folio is the one that the last call gave.
+            folio = unsafe { bindings::writeback_iter(mapping, control, folio, &mut error) };
+            if folio.is_null() {
+                break;
+            }
+            // SAFETY: The folio is locked, clean since just now, and in the address space.
+            unsafe { Self::write_folio(mapping, &store, &mut transfer, folio) };
+        }
+        drop(transfer);
+        // SAFETY: They are what was given.
+        unsafe { helpers::abstractions_helper_leave_write_back(flags) };
+        error
+    }
+
+    /// Has one folio written back, which is unlocked by that.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be one that `writeback_iter()` gave for `mapping`, that of a [`FileCache`] over `store`.
+    unsafe fn write_folio(
+        mapping: *mut bindings::address_space,
+        store: &StoredFile,
+        transfer: &mut Transfer<'_>,
+        folio: *mut bindings::folio,
+    ) {
+        // SAFETY: By the requirements of this function.
+        unsafe {
+            let inner = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
+            let position = (inner.__bindgen_anon_2.index as u64) << PAGE_SHIFT;
+            let len = helpers::abstractions_helper_folio_size(folio);
+            // A file that was cut short meanwhile does not grow again by what was written before.
+            let end = (helpers::abstractions_helper_i_size_read((*mapping).host) as u64)
+                .min(store.size());
+            let within = end.saturating_sub(position).min(len as u64) as usize;
+            if within < len {
+                // What a program has stored behind the end is in no file.
+                helpers::abstractions_helper_folio_zero_range(folio, within, len - within);
+            }
+            bindings::__folio_start_writeback(folio, false);
+            bindings::folio_unlock(folio);
+            if within == 0 {
+                bindings::folio_end_writeback(folio);
+            } else {
+                // Never fails where it writes.
+                let _ = transfer.add(folio, position, within);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Must be called by `generic_perform_write()` on the address space of a [`FileCache`].
+    unsafe extern "C" fn write_begin(
+        kiocb: *const bindings::kiocb,
+        mapping: *mut bindings::address_space,
+        pos: bindings::loff_t,
+        len: c_uint,
+        result: *mut *mut bindings::folio,
+        _fsdata: *mut *mut c_void,
+    ) -> c_int {
+        let index = (pos >> PAGE_SHIFT) as usize;
+        loop {
+            // SAFETY: By the requirements of this function.
+            let folio = unsafe {
+                helpers::abstractions_helper_write_begin_get_folio(
+                    kiocb,
+                    mapping,
+                    index,
+                    len as usize,
+                )
+            };
+            let folio = match from_err_ptr(folio) {
+                Ok(folio) => folio,
+                Err(error) => return error.to_errno(),
+            };
+            // SAFETY: The folio is locked and referenced.
+            unsafe {
+                let start = ((*folio)
+                    .__bindgen_anon_1
+                    .__bindgen_anon_1
+                    .__bindgen_anon_2
+                    .index as u64)
+                    << PAGE_SHIFT;
+                let size = helpers::abstractions_helper_folio_size(folio);
+                let is_whole = pos as u64 == start && len as usize >= size;
+                if helpers::abstractions_helper_folio_test_uptodate(folio) || is_whole {
+                    *result = folio;
+                    return 0;
+                }
+                // The rest of it has to be there first. Reading unlocks it; then all is looked at anew.
+                let error = Self::read_folio(core::ptr::null_mut(), folio);
+                let outcome = if error == 0 {
+                    Self::wait_for_folio(folio)
+                } else {
+                    error
+                };
+                helpers::abstractions_helper_folio_put(folio);
+                if outcome != 0 {
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    /// Waits until a folio that is being read is there.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be referenced.
+    unsafe fn wait_for_folio(folio: *mut bindings::folio) -> c_int {
+        // SAFETY: By the requirements of this function.
+        unsafe {
+            let error = helpers::abstractions_helper_folio_wait_locked_killable(folio);
+            if error != 0 {
+                return EINTR.to_errno();
+            }
+            if helpers::abstractions_helper_folio_test_uptodate(folio) {
+                0
+            } else {
+                EIO.to_errno()
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `folio` must come from [`Self::write_begin`].
+    unsafe extern "C" fn write_end(
+        _kiocb: *const bindings::kiocb,
+        _mapping: *mut bindings::address_space,
+        _pos: bindings::loff_t,
+        len: c_uint,
+        copied: c_uint,
+        folio: *mut bindings::folio,
+        _fsdata: *mut c_void,
+    ) -> c_int {
+        // SAFETY: `write_begin` gave the reference and the lock to the caller, who gives them back.
+        unsafe {
+            let mut copied = copied;
+            if !helpers::abstractions_helper_folio_test_uptodate(folio) {
+                if copied < len {
+                    // A part of a folio that was not read is worth nothing: the caller tries again.
+                    copied = 0;
+                } else {
+                    helpers::abstractions_helper_folio_mark_uptodate(folio);
+                }
+            }
+            if copied > 0 {
+                bindings::folio_mark_dirty(folio);
+            }
+            bindings::folio_unlock(folio);
+            helpers::abstractions_helper_folio_put(folio);
+            copied as c_int
+        }
+    }
+}
+
+/// Brings what a `write()` has just written to the file and the disk, where the program wants every write to be so
+/// (`O_SYNC`, `O_DSYNC`, `RWF_SYNC`...), and returns what the call answers.
+///
+/// Mirrors `generic_write_sync()`. Sleeps; the inode lock must not be held.
+pub(crate) fn sync_written<T: ForeignOwnable>(
+    kiocb: &mut Kiocb<'_, T>,
+    written: usize,
+) -> Result<usize> {
+    // SAFETY: The kiocb is valid by its type; its file has `fsync` if it is to be called.
+    let result = unsafe {
+        helpers::abstractions_helper_generic_write_sync(kiocb.as_raw(), written as isize)
+    };
+    if result < 0 {
+        Err(Error::from_errno(result as c_int))
+    } else {
+        Ok(result as usize)
+    }
+}
+
+/// How far [`FileCache::write_back`] goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// The file has it.
+    Written,
+    /// And what of the file's metadata is needed to read it again is stored, as `fdatasync()` asks.
+    Data,
+    /// And all of the file's metadata, as `fsync()` asks.
+    Full,
+}
+
+impl Deref for FileCache {
+    type Target = AddressSpace;
+
+    fn deref(&self) -> &AddressSpace {
+        // SAFETY: By the type invariant the inode is valid for as long as this value is.
+        unsafe { AddressSpace::from_raw((*self.inode.as_ptr()).i_mapping) }
+    }
+}
+
+impl Drop for FileCache {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant this is the only reference. Its end evicts the inode, and with it every
+        // folio, after waiting for those that are being read or written back.
+        unsafe { bindings::iput(self.inode.as_ptr()) };
+    }
+}

@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A file that stores the pages of a page cache: checking it, and moving folios between the two.
+//!
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h), `struct kiocb` and `vfs_iocb_iter_read()`;
+//! [`include/linux/uio.h`](srctree/include/linux/uio.h). The loop driver, `drivers/block/loop.c`, does the same
+//! for a disk.
+//!
+//! Folios are moved by direct I/O where the file can do it, so that its own page cache has no second copy of
+//! them; where it cannot, by way of that cache. Reading is begun without waiting, and handed to a worker where it
+//! would have to wait: a file system may ask for locks that the program whose touch wants the page holds itself,
+//! as it does while it writes to the file from a mapping of the page cache. That program then waits for a folio,
+//! and can be killed.
+//!
+//! # Lock order
+//!
+//! The lock of a folio, or its being written back, then whatever locks the file system of the file takes.
+
+use super::helpers;
+use core::cell::UnsafeCell;
+use kernel::bindings;
+use kernel::container_of;
+use kernel::fs::{File, LocalFile};
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::{Arc, UniqueArc};
+use kernel::types::Opaque;
+use kernel::workqueue::{self, impl_has_work, new_work, Work, WorkItem};
+
+/// A regular file or a block device, from an offset on.
+pub(crate) struct StoredFile {
+    file: ARef<File>,
+    /// Bytes before the first one that is stored: a multiple of the page size.
+    offset: u64,
+    is_writable: bool,
+    /// Whether its file system can be asked for what needs no waiting.
+    can_hurry: bool,
+    /// Cleared for good where the file turns out not to take direct I/O after all.
+    is_direct: Atomic<bool>,
+}
+
+impl StoredFile {
+    /// Takes the file of a descriptor of the calling task, from `offset` on.
+    ///
+    /// What may be done with it is what the descriptor allows, now and later: a descriptor for reading only makes
+    /// a store that is not written to.
+    ///
+    /// # Errors
+    ///
+    /// - `EBADF`: there is no such descriptor, or it is not open for reading.
+    /// - `EISDIR`, `EINVAL`: it is a directory, or neither a regular file nor a block device; or it is one that
+    ///   cannot be read at any place (as in `/proc`); or its writes go to its end.
+    /// - `ETXTBSY`: it is swapped to.
+    /// - `EINVAL`: the offset is no multiple of the page size.
+    /// - `ENXIO`: there is nothing at the offset.
+    pub(crate) fn from_descriptor(descriptor: u32, offset: u64) -> Result<Self> {
+        let local = LocalFile::fget(descriptor)?;
+        // SAFETY: The position of the file, which is all that the difference is about, is never used here.
+        let file = unsafe { LocalFile::assume_no_fdget_pos(local) };
+        let raw = file.as_ptr();
+        // SAFETY: The file is valid for as long as the reference is held, here and below.
+        let kind = unsafe { helpers::abstractions_helper_file_kind(raw) };
+        if kind < 0 {
+            return Err(Error::from_errno(kind));
+        }
+        // SAFETY: As above.
+        let (can_read, is_writable, can_hurry, is_direct, is_append, is_swap, modes) = unsafe {
+            (
+                helpers::abstractions_helper_file_can_read(raw),
+                helpers::abstractions_helper_file_can_write(raw),
+                helpers::abstractions_helper_file_can_hurry(raw),
+                helpers::abstractions_helper_file_can_direct(raw),
+                helpers::abstractions_helper_file_is_append(raw),
+                helpers::abstractions_helper_file_is_swap(raw),
+                file.flags() & kernel::fs::file::flags::O_ACCMODE,
+            )
+        };
+        if modes == kernel::fs::file::flags::O_WRONLY {
+            return Err(EBADF);
+        }
+        if !can_read || is_append || offset % PAGE_SIZE as u64 != 0 {
+            return Err(EINVAL);
+        }
+        if is_swap {
+            return Err(ETXTBSY);
+        }
+        let this = Self {
+            file,
+            offset,
+            is_writable,
+            can_hurry,
+            is_direct: Atomic::new(is_direct),
+        };
+        if this.size() == 0 {
+            return Err(ENXIO);
+        }
+        Ok(this)
+    }
+
+    /// Returns whether it may be written to.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    /// Returns whether it is read and written without a second copy in memory, as far as is known.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.is_direct.load(Relaxed)
+    }
+
+    /// Returns how many bytes there are from the offset on, at this moment.
+    pub(crate) fn size(&self) -> u64 {
+        // SAFETY: A file keeps its address space and the inode of that.
+        let size = unsafe {
+            helpers::abstractions_helper_i_size_read((*(*self.file.as_ptr()).f_mapping).host)
+        };
+        (size as u64).saturating_sub(self.offset)
+    }
+
+    /// Returns the offset in the file that the first stored byte has.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Returns whether two are parts of the same file (or block device).
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        // SAFETY: A file keeps its address space; only the addresses are looked at.
+        unsafe { (*self.file.as_ptr()).f_mapping == (*other.file.as_ptr()).f_mapping }
+    }
+
+    /// Returns whether pages have to stay as they are while they are written, for checksums say.
+    pub(super) fn needs_stable_pages(&self) -> bool {
+        // SAFETY: A file keeps its address space.
+        unsafe {
+            helpers::abstractions_helper_mapping_stable_writes((*self.file.as_ptr()).f_mapping)
+        }
+    }
+
+    /// Brings what was written from `start` to `last`, inclusive, to where it survives a loss of power.
+    ///
+    /// Mirrors `vfs_fsync_range()`. Sleeps.
+    pub(crate) fn sync(&self, start: u64, last: u64, data_only: bool) -> Result {
+        let end_of_files = i64::MAX as u64;
+        let place = |offset: u64| self.offset.saturating_add(offset).min(end_of_files) as i64;
+        // SAFETY: The file is valid.
+        kernel::error::to_result(unsafe {
+            bindings::vfs_fsync_range(
+                self.file.as_ptr(),
+                place(start),
+                place(last),
+                data_only.into(),
+            )
+        })
+    }
+}
+
+/// How many folios one request has at most.
+const MOST: usize = 32;
+
+/// Which way the bytes of a request go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the file into folios that are locked, which unlocks them.
+    Read,
+    /// From folios that are being written back into the file, which ends that.
+    Write,
+}
+
+/// Folios one after the other in a file that are read or written in one go.
+///
+/// # Invariants
+///
+/// The first `count` of `folios` are valid, each follows the one before in the file, and this value owns their lock
+/// ([`Direction::Read`]) or their being written back ([`Direction::Write`]), either of which keeps them where they
+/// are. `bvecs` has their first `len` bytes.
+struct Batch {
+    direction: Direction,
+    position: u64,
+    count: usize,
+    len: usize,
+    folios: [*mut bindings::folio; MOST],
+    bvecs: [bindings::bio_vec; MOST],
+}
+
+impl Batch {
+    fn new(direction: Direction) -> Self {
+        Self {
+            direction,
+            position: 0,
+            count: 0,
+            len: 0,
+            folios: [core::ptr::null_mut(); MOST],
+            bvecs: [bindings::bio_vec::default(); MOST],
+        }
+    }
+
+    /// Takes one more folio, of which `len` bytes are moved; gives it back where it does not follow or there is no
+    /// room.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be valid, at `position`, of at least `len` bytes, and its lock or write-back (by the direction)
+    /// the caller's, who gives it up.
+    unsafe fn add(&mut self, folio: *mut bindings::folio, position: u64, len: usize) -> bool {
+        if self.count == 0 {
+            self.position = position;
+        } else if self.count == MOST || self.position + self.len as u64 != position {
+            return false;
+        }
+        self.folios[self.count] = folio;
+        // SAFETY: By the requirements of this function the bytes are within the folio.
+        unsafe {
+            helpers::abstractions_helper_bvec_set_folio(&mut self.bvecs[self.count], folio, len)
+        };
+        self.count += 1;
+        self.len += len;
+        true
+    }
+
+    /// Ends the batch: `moved` bytes are where they belong, or an error has come. What is beyond the file's end
+    /// (`size`, in bytes from the first stored one) reads as zeros.
+    ///
+    /// Context: any, but of an NMI.
+    fn finish(&mut self, moved: Result<usize>, size: u64) {
+        let reached = moved.unwrap_or(0);
+        let at_end = self.position + reached as u64 >= size;
+        let mut start = 0;
+        for index in 0..self.count {
+            let folio = self.folios[index];
+            let end = start + self.bvecs[index].bv_len as usize;
+            match self.direction {
+                Direction::Read => {
+                    let is_read = moved.is_ok() && (end <= reached || at_end);
+                    if is_read && end > reached {
+                        let from = reached.max(start) - start;
+                        // SAFETY: By the type invariants the folio is locked, and has these bytes.
+                        unsafe {
+                            helpers::abstractions_helper_folio_zero_range(
+                                folio,
+                                from,
+                                end - start - from,
+                            )
+                        };
+                    }
+                    // SAFETY: By the type invariants the folio is locked, which this gives up.
+                    unsafe { bindings::folio_end_read(folio, is_read) };
+                }
+                Direction::Write => {
+                    if end > reached {
+                        let error = moved.err().unwrap_or(EIO).to_errno();
+                        // SAFETY: A folio that is being written back keeps its place in its address space.
+                        unsafe {
+                            let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
+                            helpers::abstractions_helper_mapping_set_error(mapping, error);
+                        }
+                    }
+                    // SAFETY: By the type invariants the folio is being written back, which this ends.
+                    unsafe { bindings::folio_end_writeback(folio) };
+                }
+            }
+            start = end;
+        }
+        self.count = 0;
+    }
+}
+
+/// A batch that is on its way.
+#[pin_data]
+struct Request {
+    store: Arc<StoredFile>,
+    batch: UnsafeCell<Batch>,
+    kiocb: Opaque<bindings::kiocb>,
+    /// Whether an attempt may wait; set between two of them.
+    is_patient: Atomic<bool>,
+    #[pin]
+    work: Work<Self>,
+}
+
+// SAFETY: The batch and the kiocb are used by whose turn it is: the submitter, the file system, the completion, the
+// worker, each of which hands them on to the next.
+unsafe impl Send for Request {}
+// SAFETY: As above.
+unsafe impl Sync for Request {}
+
+impl_has_work! {
+    impl HasWork<Self> for Request { self.work }
+}
+
+impl WorkItem for Request {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.is_patient.store(true, Relaxed);
+        Self::submit(this);
+    }
+}
+
+impl Request {
+    /// Makes a request with nothing in it. Fails with `ENOMEM`.
+    fn new(store: &Arc<StoredFile>, direction: Direction) -> Result<Pin<UniqueArc<Self>>> {
+        let request = pin_init!(Self {
+            store: store.clone(),
+            batch: UnsafeCell::new(Batch::new(direction)),
+            kiocb: Opaque::uninit(),
+            // A write is begun by whoever writes back, and may wait; a read by whoever has touched a page.
+            is_patient: Atomic::new(direction == Direction::Write),
+            work <- new_work!("stored_file"),
+        });
+        Ok(UniqueArc::new_uninit(GFP_KERNEL | __GFP_NOWARN)?.pin_init_with(request)?)
+    }
+
+    /// Returns the batch of a request that is nobody else's yet.
+    fn batch(self: Pin<&mut Self>) -> &mut Batch {
+        // SAFETY: Nothing is moved out of, and the batch is not pinned by itself.
+        unsafe { self.get_unchecked_mut() }.batch.get_mut()
+    }
+
+    /// Begins to move the batch; it is finished before this returns or later.
+    fn submit(this: Arc<Self>) {
+        let store = &this.store;
+        let is_patient = this.is_patient.load(Relaxed);
+        // SAFETY: It is this function's turn; nobody else has the batch.
+        let batch = unsafe { &mut *this.batch.get() };
+        let is_write = batch.direction == Direction::Write;
+        // A direct write moves whole blocks: the last bytes of a file that ends within one go by way of its own
+        // page cache, so that the file does not grow by that.
+        let is_direct = store.is_direct() && !(is_write && batch.len % PAGE_SIZE != 0);
+        let kiocb = this.kiocb.get();
+        let mut iter = bindings::iov_iter::default();
+        // SAFETY: The kiocb is this function's to set up. The bvecs stay where they are, in the request, which
+        // lives until the completion has come.
+        unsafe {
+            helpers::abstractions_helper_init_kiocb(
+                kiocb,
+                store.file.as_ptr(),
+                (store.offset + batch.position) as bindings::loff_t,
+                is_direct,
+                !is_patient,
+                Some(Self::complete),
+            );
+            let direction = if is_write {
+                bindings::ITER_SOURCE
+            } else {
+                bindings::ITER_DEST
+            };
+            bindings::iov_iter_bvec(
+                &mut iter,
+                direction,
+                batch.bvecs.as_ptr(),
+                batch.count as c_ulong,
+                batch.len,
+            );
+        }
+        // For the completion, which may come before the call returns.
+        let raw = Arc::into_raw(this.clone());
+        let file = store.file.as_ptr();
+        // SAFETY: The file and the kiocb are valid, the iterator is over memory of the folios, which the batch
+        // keeps.
+        let result = unsafe {
+            if is_write {
+                helpers::abstractions_helper_kiocb_start_write(kiocb);
+                bindings::vfs_iocb_iter_write(file, kiocb, &mut iter)
+            } else {
+                bindings::vfs_iocb_iter_read(file, kiocb, &mut iter)
+            }
+        };
+        if result == -(bindings::EIOCBQUEUED as isize) {
+            return;
+        }
+        // SAFETY: There will be no completion: what was meant for it is taken back.
+        drop(unsafe { Arc::from_raw(raw) });
+        if is_direct && result == EINVAL.to_errno() as isize {
+            // Its blocks are larger than a page, say. What it keeps itself can be had in any pieces.
+            store.is_direct.store(false, Relaxed);
+            this.end_write();
+            return Self::hand_to_worker(this);
+        }
+        Self::finish(this, result);
+    }
+
+    fn end_write(&self) {
+        // SAFETY: It is the caller's turn, and where the batch is written the write was begun.
+        unsafe {
+            if (*self.batch.get()).direction == Direction::Write {
+                helpers::abstractions_helper_kiocb_end_write(self.kiocb.get());
+            }
+        }
+    }
+
+    fn hand_to_worker(this: Arc<Self>) {
+        // It is queued nowhere else: whose turn it is has it alone.
+        let _ = workqueue::system_unbound().enqueue(this);
+    }
+
+    /// # Safety
+    ///
+    /// `kiocb` must be that of a request whose submission was answered by `EIOCBQUEUED`, or is about to be.
+    unsafe extern "C" fn complete(kiocb: *mut bindings::kiocb, result: c_long) {
+        let kiocb: *mut Opaque<bindings::kiocb> = kiocb.cast();
+        // SAFETY: By the requirements of this function.
+        let request: *mut Self = unsafe { container_of!(kiocb, Self, kiocb) };
+        // SAFETY: `submit` has put the reference aside for this.
+        let this = unsafe { Arc::from_raw(request.cast_const()) };
+        Self::finish(this, result);
+    }
+
+    /// Deals with what came of an attempt.
+    fn finish(this: Arc<Self>, result: isize) {
+        this.end_write();
+        let size = this.store.size();
+        // SAFETY: It is this function's turn.
+        let batch = unsafe { &mut *this.batch.get() };
+        let moved = moved(result);
+        let is_short = match moved {
+            Ok(bytes) => bytes < batch.len && batch.position + (bytes as u64) < size,
+            Err(error) => error == EAGAIN,
+        };
+        if is_short && !this.is_patient.load(Relaxed) {
+            // It would have had to wait: now from the start, by somebody who may.
+            return Self::hand_to_worker(this);
+        }
+        batch.finish(moved, size);
+    }
+}
+
+/// Collects folios into requests for a file.
+///
+/// Dropping it begins what is left.
+pub(super) struct Transfer<'a> {
+    store: &'a Arc<StoredFile>,
+    direction: Direction,
+    request: Option<Pin<UniqueArc<Request>>>,
+}
+
+impl<'a> Transfer<'a> {
+    /// Begins a transfer. Where it reads, it waits for no lock of the file's file system.
+    pub(super) fn new(store: &'a Arc<StoredFile>, direction: Direction) -> Self {
+        Self {
+            store,
+            direction,
+            request: None,
+        }
+    }
+
+    /// Adds a folio, of which `len` bytes are to be moved from or to `position`.
+    ///
+    /// Without memory for that fails with `ENOMEM` where it reads, and then has unlocked the folio, which is as it was;
+    /// where it writes, the folio is written before this returns.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Batch::add`].
+    pub(super) unsafe fn add(
+        &mut self,
+        folio: *mut bindings::folio,
+        position: u64,
+        len: usize,
+    ) -> Result {
+        if let Some(request) = &mut self.request {
+            // SAFETY: By the requirements of this function.
+            if unsafe { request.as_mut().batch().add(folio, position, len) } {
+                return Ok(());
+            }
+        }
+        self.begin();
+        match Request::new(self.store, self.direction) {
+            Ok(mut request) => {
+                // SAFETY: As above; it is empty, so that there is room.
+                unsafe { request.as_mut().batch().add(folio, position, len) };
+                self.request = Some(request);
+                Ok(())
+            }
+            Err(error) => {
+                let mut batch = Batch::new(self.direction);
+                // SAFETY: As above.
+                unsafe { batch.add(folio, position, len) };
+                match self.direction {
+                    Direction::Read => {
+                        batch.finish(Err(error), self.store.size());
+                        Err(error)
+                    }
+                    Direction::Write => {
+                        self.store.write_now(&mut batch);
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins to move what was added.
+    fn begin(&mut self) {
+        if let Some(request) = self.request.take() {
+            let request: Arc<Request> = request.into();
+            if self.direction == Direction::Read && !self.store.can_hurry {
+                Request::hand_to_worker(request);
+            } else {
+                Request::submit(request);
+            }
+        }
+    }
+}
+
+impl Drop for Transfer<'_> {
+    fn drop(&mut self) {
+        self.begin();
+    }
+}
+
+impl StoredFile {
+    /// Writes a batch and waits for that, for when there is no memory to do it otherwise.
+    fn write_now(&self, batch: &mut Batch) {
+        let mut kiocb = bindings::kiocb::default();
+        let mut iter = bindings::iov_iter::default();
+        // SAFETY: The kiocb, the iterator and the bvecs stay where they are until the call has returned, as there is no
+        // completion; the batch keeps the memory.
+        let result = unsafe {
+            helpers::abstractions_helper_init_kiocb(
+                &mut kiocb,
+                self.file.as_ptr(),
+                (self.offset + batch.position) as bindings::loff_t,
+                self.is_direct() && batch.len % PAGE_SIZE == 0,
+                false,
+                None,
+            );
+            bindings::iov_iter_bvec(
+                &mut iter,
+                bindings::ITER_SOURCE,
+                batch.bvecs.as_ptr(),
+                batch.count as c_ulong,
+                batch.len,
+            );
+            helpers::abstractions_helper_kiocb_start_write(&mut kiocb);
+            let result = bindings::vfs_iocb_iter_write(self.file.as_ptr(), &mut kiocb, &mut iter);
+            helpers::abstractions_helper_kiocb_end_write(&mut kiocb);
+            result
+        };
+        batch.finish(moved(result), self.size());
+    }
+}
+
+/// What a call of the VFS has said of the bytes that it moved.
+fn moved(result: isize) -> Result<usize> {
+    if result < 0 {
+        Err(Error::from_errno(result as c_int))
+    } else {
+        Ok(result as usize)
+    }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The file backing: pages are read from a file when they are first touched, written back when they were changed, and
+//! taken away by the kernel whenever it needs the memory.
+
+use super::Backing;
+use crate::abi;
+use crate::abstractions::file_cache::{Durability, FileCache};
+use crate::abstractions::file_operations::SyncRange;
+use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
+use crate::abstractions::pseudo_fs::PseudoFsType;
+use crate::abstractions::stored_file::StoredFile;
+use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::device::Device;
+use crate::extent;
+use crate::file::OpenDevice;
+use crate::mapping::StoredMapping;
+use crate::parameters::Huge;
+use kernel::fs::Kiocb;
+use kernel::iov::IovIterDest;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// A file on a disk, or a part of it, or a block device.
+pub(crate) struct FileBacking {
+    cache: FileCache,
+    /// Bytes that the device has at most; fewer where the file ends before.
+    most: u64,
+}
+
+impl FileBacking {
+    /// Makes a backing of the first `most` bytes of `store`, of which no page is in memory yet.
+    ///
+    /// Fails with `ENOMEM` and `EFBIG`.
+    pub(crate) fn new(
+        file_system: &'static PseudoFsType,
+        store: Arc<StoredFile>,
+        most: u64,
+    ) -> Result<Self> {
+        let size = store.size().min(most);
+        Ok(Self {
+            cache: FileCache::new(file_system, store, size)?,
+            most,
+        })
+    }
+
+    /// Returns how many bytes there are by what the file has now.
+    pub(crate) fn size_of_file(&self) -> u64 {
+        self.cache.store().size().min(self.most)
+    }
+}
+
+impl Backing for FileBacking {
+    const KIND: u32 = abi::BACKING_FILE;
+    const IS_STORED: bool = true;
+
+    fn address_space(&self) -> &AddressSpace {
+        &self.cache
+    }
+
+    fn is_writable(&self) -> bool {
+        self.cache.store().is_writable()
+    }
+
+    fn overlaps(&self, file: &StoredFile, most: u64) -> bool {
+        let store = self.cache.store();
+        let (start, other) = (store.offset(), file.offset());
+        store.is_same_file(file)
+            && start < other.saturating_add(most)
+            && other < start.saturating_add(self.most)
+    }
+
+    fn set_operations(&self, desc: &VmAreaDesc<OpenDevice<Self>>) {
+        desc.set_operations::<StoredMapping>();
+    }
+
+    fn read(
+        device: &Device<Self>,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        iov: &mut IovIterDest<'_>,
+    ) -> Result<usize> {
+        device.backing().cache.read(kiocb, iov)
+    }
+
+    fn sync(&self, range: SyncRange) {
+        let durability = if range.data_only {
+            Durability::Data
+        } else {
+            Durability::Full
+        };
+        self.cache.write_back(range.start, range.last, durability);
+    }
+
+    fn settle(&self) {
+        if self.is_writable() {
+            self.cache.write_back(0, u64::MAX, Durability::Written);
+        }
+    }
+
+    fn foreign_size(&self) -> Option<u64> {
+        Some(self.size_of_file())
+    }
+
+    fn follow_size(&self, guard: &WriteGuard<'_>, old: u64, new: u64) -> u64 {
+        let mut removed = 0;
+        let (first, last) = extent::page_around(old, PAGE_SIZE as u64);
+        if new > old && first < old {
+            // The page that was the last one has zeros where the file has bytes now.
+            self.cache.write_back(first, last, Durability::Written);
+            removed += guard.punch(first, last + 1).unwrap_or(0);
+        }
+        // The size is that of a file.
+        removed + self.cache.truncate(guard, new).unwrap_or(0)
+    }
+
+    fn set_size(&self, _guard: &WriteGuard<'_>, _old: u64, _new: u64) -> Result<u64> {
+        Err(EOPNOTSUPP)
+    }
+
+    fn punch(&self, _guard: &WriteGuard<'_>, _start: u64, _end: u64) -> Result<u64> {
+        Err(EOPNOTSUPP)
+    }
+
+    fn empty(&self, guard: &WriteGuard<'_>) -> u64 {
+        // No store through a mapping comes after this, so that none is lost below.
+        guard.unmap();
+        self.cache.write_back(0, u64::MAX, Durability::Full);
+        self.cache.truncate(guard, 0).unwrap_or(0)
+    }
+
+    fn huge(&self) -> Huge {
+        Huge::Always
+    }
+
+    fn largest_folio(&self) -> usize {
+        PAGE_SIZE << self.cache.max_order()
+    }
+}

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that are stored in a file: pages come from the disk when they are touched, and go back.
+
+use crate::{assert_errno, Test};
+use mmapdev_userspace::abi;
+use mmapdev_userspace::child::{self, Child, Outcome, Touch};
+use mmapdev_userspace::control::{self, Control};
+use mmapdev_userspace::device::Device;
+use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
+use mmapdev_userspace::random::Random;
+use mmapdev_userspace::{memory, KIB, MIB, PAGE};
+use rustix::fs::{fdatasync, fsync, OFlags};
+use rustix::io::{pread, pwrite, Errno};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const NONE: &str = "devices=0";
+const SIZE: usize = 4 * MIB;
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::with(
+        "a_mapping_and_calls_have_the_bytes_of_the_file",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            assert_eq!(device.size()?, SIZE);
+            let mapping = Mapping::shared(&device, SIZE)?;
+            assert!(mapping.read(0, SIZE) == scene.bytes);
+            let mut read = vec![0; SIZE];
+            assert_eq!(pread(&device, &mut read, 0)?, SIZE);
+            assert!(read == scene.bytes);
+            let info = device.info()?;
+            assert_eq!(info.backing, abi::BACKING_FILE);
+            assert_eq!(info.resident_bytes, SIZE as u64);
+            Ok(())
+        },
+    ),
+    Test::with("a_part_of_a_file_is_that_part", NONE, || {
+        let file = Scene::file("part", SIZE)?;
+        let control = Control::open()?;
+        let (offset, size) = (MIB as u64, (MIB + PAGE) as u64);
+        control.create(control::file("part", &file.0, offset, size)?)?;
+        let device = Device::open_with(control::node("part"), OFlags::RDWR)?;
+        assert_eq!(device.size()?, MIB + PAGE);
+        let mapping = Mapping::shared(&device, MIB + PAGE)?;
+        assert!(mapping.read(0, MIB + PAGE) == file.1[MIB..2 * MIB + PAGE]);
+        mapping.write(0, b"begin");
+        mapping.write(MIB + PAGE - 3, b"end");
+        fsync(&device)?;
+        let mut expected = file.1.clone();
+        expected[MIB..MIB + 5].copy_from_slice(b"begin");
+        expected[2 * MIB + PAGE - 3..2 * MIB + PAGE].copy_from_slice(b"end");
+        assert!(fs::read(path("part"))? == expected);
+        Ok(())
+    }),
+    Test::with(
+        "a_store_is_in_the_file_after_each_way_to_sync",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            let ways: [(&str, &dyn Fn() -> io::Result<()>); 3] = [
+                ("msync", &|| mapping.sync()),
+                ("fsync", &|| Ok(fsync(&device)?)),
+                ("fdatasync", &|| Ok(fdatasync(&device)?)),
+            ];
+            for (number, (what, sync)) in ways.into_iter().enumerate() {
+                let place = number * MIB + 5000;
+                mapping.write(place, what.as_bytes());
+                pwrite(&device, what.as_bytes(), (place + 100_000) as u64)?;
+                sync()?;
+                for place in [place, place + 100_000] {
+                    assert_eq!(scene.on_disk(place, what.len())?, what.as_bytes(), "{what}");
+                }
+            }
+            Ok(())
+        },
+    ),
+    Test::with("closing_the_last_user_writes_what_is_left", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let mapping = Mapping::shared(&device, SIZE)?;
+        mapping.write(7, b"stored");
+        pwrite(&device, b"written", MIB as u64)?;
+        drop(device);
+        mapping.write(9000, b"after");
+        drop(mapping);
+        assert_eq!(scene.on_disk(7, 6)?, b"stored");
+        assert_eq!(scene.on_disk(9000, 5)?, b"after");
+        assert_eq!(scene.on_disk(MIB, 7)?, b"written");
+        Ok(())
+    }),
+    Test::with("destroying_writes_what_is_left", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let mapping = Mapping::shared(&device, SIZE)?;
+        mapping.write(7, b"stored");
+        scene.control.destroy(NAME)?;
+        assert_eq!(scene.on_disk(7, 6)?, b"stored");
+        let address = mapping.address(0);
+        assert_eq!(child::touch(address, false)?, Touch::BusError(address));
+        assert_errno(device.size(), Errno::NODEV, "a call");
+        Ok(())
+    }),
+    Test::with("what_is_dirty_is_written_in_the_background", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let mapping = Mapping::shared(&device, SIZE)?;
+        let settings = [
+            ("dirty_expire_centisecs", "10"),
+            ("dirty_writeback_centisecs", "10"),
+        ];
+        let mut before = Vec::new();
+        for (name, value) in settings {
+            let file = format!("/proc/sys/vm/{name}");
+            before.push((file.clone(), fs::read_to_string(&file)?));
+            fs::write(file, value)?;
+        }
+        mapping.write(7, b"by itself");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while scene.on_disk(7, 9)? != b"by itself" {
+            assert!(Instant::now() < deadline, "not written");
+        }
+        for (file, value) in before {
+            fs::write(file, value)?;
+        }
+        Ok(())
+    }),
+    Test::with("a_first_write_to_a_clean_page_is_noted", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let mapping = Mapping::shared(&device, SIZE)?;
+        mapping.touch_read(0, SIZE);
+        let before = device.counters()?.page_mkwrites;
+        mapping.store(0, 1);
+        let once = device.counters()?.page_mkwrites;
+        mapping.store(1, 1);
+        assert_eq!(once, before + 1);
+        assert_eq!(device.counters()?.page_mkwrites, once);
+        // Written back it is clean again, and the next write is noted.
+        fsync(&device)?;
+        mapping.store(2, 1);
+        assert_eq!(device.counters()?.page_mkwrites, once + 1);
+        Ok(())
+    }),
+    Test::with(
+        "a_read_only_descriptor_makes_a_read_only_device",
+        NONE,
+        || {
+            let file = Scene::file("ro", SIZE)?;
+            let control = Control::open()?;
+            let reading = File::open(path("ro"))?;
+            control.create(control::file("ro", &reading, 0, 0)?)?;
+            let node = control::node("ro");
+            assert_errno(
+                Device::open_with(&node, OFlags::RDWR),
+                Errno::ROFS,
+                "for writing",
+            );
+            let device = Device::open_with(&node, OFlags::RDONLY)?;
+            assert!(Mapping::new(&device, SIZE, READ_WRITE, MapFlags::SHARED, 0).is_err());
+            let map = Mapping::new(&device, SIZE, ProtFlags::READ, MapFlags::SHARED, 0)?;
+            assert!(map.read(0, SIZE) == file.1);
+            let private = Mapping::new(&device, SIZE, READ_WRITE, MapFlags::PRIVATE, 0)?;
+            private.store(0, !file.1[0]);
+            assert_eq!(map.load(0), file.1[0]);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "pages_go_when_memory_is_wanted_and_come_again",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            assert!(mapping.read(0, SIZE) == scene.bytes);
+            mapping.write(100, b"dirty");
+            fsync(&device)?;
+            drop(mapping);
+            fs::write("/proc/sys/vm/drop_caches", "1")?;
+            assert_eq!(device.info()?.resident_bytes, 0);
+            let mut expected = scene.bytes.clone();
+            expected[100..105].copy_from_slice(b"dirty");
+            let mapping = Mapping::shared(&device, SIZE)?;
+            assert!(mapping.read(0, SIZE) == expected);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "no_second_copy_is_in_the_file_s_own_page_cache",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let before = memory::vmstat("nr_file_pages")?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            mapping.touch_read(0, SIZE);
+            mapping.touch_write(0, SIZE, 3);
+            fsync(&device)?;
+            let pages = memory::vmstat("nr_file_pages")? - before;
+            let own = (SIZE / PAGE) as u64;
+            // What the file system needs for itself comes on top.
+            assert!((own..own + own / 8).contains(&pages), "{pages} pages");
+            Ok(())
+        },
+    ),
+    Test::with("a_file_that_grows_and_shrinks_is_followed", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let mapping = Mapping::shared(&device, 2 * SIZE)?;
+        mapping.touch_read(0, SIZE);
+        let file = OpenOptions::new().write(true).open(path(NAME))?;
+        let end = MIB + 100;
+        file.set_len(end as u64)?;
+        assert_eq!(device.size()?, end);
+        let mut byte = [0];
+        assert_eq!(pread(&device, &mut byte, end as u64)?, 0);
+        let address = mapping.address(MIB + PAGE);
+        assert_eq!(child::touch(address, false)?, Touch::BusError(address));
+        assert_eq!(mapping.read(MIB, 100), scene.bytes[MIB..end]);
+        // Longer again: what was cut is zeros now, and what is written there is seen.
+        file.set_len(SIZE as u64)?;
+        file.write_all_at(b"new", (end + 10) as u64)?;
+        assert_eq!(device.size()?, SIZE);
+        let mut expected = vec![0; PAGE];
+        expected[..100].copy_from_slice(&scene.bytes[MIB..end]);
+        expected[110..113].copy_from_slice(b"new");
+        assert_eq!(mapping.read(MIB, PAGE), expected);
+        assert_eq!(mapping.load(SIZE - 1), 0);
+        Ok(())
+    }),
+    Test::with(
+        "a_file_whose_last_page_is_not_whole_keeps_its_size",
+        NONE,
+        || {
+            let size = MIB + 1234;
+            let scene = Scene::new(size)?;
+            let device = scene.open()?;
+            assert_eq!(device.size()?, size);
+            let mapping = Mapping::shared(&device, MIB + PAGE)?;
+            assert!(mapping.read(0, size) == scene.bytes);
+            assert!(mapping
+                .read(size, PAGE - 1234)
+                .iter()
+                .all(|&byte| byte == 0));
+            mapping.write(size - 4, b"last");
+            // Behind the end there is nothing to store to, though the page takes it.
+            mapping.write(size, b"beyond");
+            fsync(&device)?;
+            assert_eq!(fs::metadata(path(NAME))?.len(), size as u64);
+            assert_eq!(scene.on_disk(size - 4, 4)?, b"last");
+            assert_errno(
+                pwrite(&device, &[1], size as u64).map_err(io::Error::from),
+                Errno::NOSPC,
+                "at the end",
+            );
+            Ok(())
+        },
+    ),
+    Test::with("what_is_no_file_is_refused", NONE, refused),
+    Test::with(
+        "a_touch_that_waits_for_its_page_can_be_killed",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            // The file's own lock is held by who writes to it, and the touch that the write makes of the device needs it.
+            let child = Child::run(|| {
+                let device = scene.open().expect("the device");
+                let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
+                let file = OpenOptions::new()
+                    .write(true)
+                    .open(path(NAME))
+                    .expect("the file");
+                let _ = mapping.pwrite_to(&file, 0, MIB, MIB);
+                Vec::new()
+            })?;
+            let outcome = child.wait(Some(Duration::from_secs(3)))?;
+            let ended = matches!(outcome, Outcome::TimedOut | Outcome::Returned(_));
+            assert!(ended, "{outcome:?}");
+            // Nothing is stuck.
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            assert!(mapping.read(2 * MIB, MIB) == scene.bytes[2 * MIB..3 * MIB]);
+            Ok(())
+        },
+    ),
+];
+
+const NAME: &str = "file";
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(format!("/mnt/disk/mmapdev-{name}"))
+}
+
+/// A file on the disk, and a device of it.
+struct Scene {
+    control: Control,
+    bytes: Vec<u8>,
+}
+
+impl Scene {
+    /// Makes a file of random bytes of which none are in memory.
+    fn file(name: &str, size: usize) -> io::Result<(File, Vec<u8>)> {
+        let bytes = Random::new(size as u64).bytes(size);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path(name))?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()?;
+        fs::write("/proc/sys/vm/drop_caches", "1")?;
+        Ok((file, bytes))
+    }
+
+    fn new(size: usize) -> io::Result<Self> {
+        let (file, bytes) = Self::file(NAME, size)?;
+        let control = Control::open()?;
+        control.create(control::file(NAME, &file, 0, 0)?)?;
+        Ok(Self { control, bytes })
+    }
+
+    fn open(&self) -> io::Result<Device> {
+        Device::open_with(control::node(NAME), OFlags::RDWR)
+    }
+
+    /// What the file has, as another program reads it.
+    fn on_disk(&self, place: usize, len: usize) -> io::Result<Vec<u8>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(path(NAME))?;
+        let first = place / PAGE * PAGE;
+        let pages = (place + len - first).div_ceil(PAGE) * PAGE;
+        let buffer = Mapping::anonymous(pages)?;
+        buffer.pread_from(&file, first as u64, 0, pages)?;
+        Ok(buffer.read(place - first, len))
+    }
+}
+
+/// Each kind of file that cannot be one, with its errno; and nothing is made of any.
+fn refused() -> io::Result<()> {
+    let control = Control::open()?;
+    let (file, _) = Scene::file("good", MIB)?;
+    let open = |what: &str| File::open(what);
+    let try_it = |file: &dyn AsFd, offset: u64, size: u64| -> io::Result<io::Error> {
+        let plan = control::file("bad", file.as_fd(), offset, size)?;
+        Ok(control.create(plan).expect_err("a device of what is none"))
+    };
+    let errno_of = |error: io::Error| Errno::from_io_error(&error);
+    let (_reader, writer) = rustix::pipe::pipe()?;
+    let (socket, _) = std::os::unix::net::UnixStream::pair()?;
+    let writing = OpenOptions::new().write(true).open(path("good"))?;
+    let appending = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .open(path("good"))?;
+    let path_only = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path("good"))?;
+    let own = control.create_and_open("own", PAGE as u64)?;
+    let empty = File::create_new(path("empty")).and_then(|_| File::open(path("empty")))?;
+    fs::remove_file(path("empty"))?;
+    let bad: [(&str, &dyn AsFd, u64, u64, Errno); 16] = [
+        ("a directory", &open("/")?, 0, 0, Errno::ISDIR),
+        ("a pipe", &writer, 0, 0, Errno::INVAL),
+        ("a socket", &socket, 0, 0, Errno::INVAL),
+        ("a char device", &open("/dev/zero")?, 0, 0, Errno::INVAL),
+        ("a device of ours", &own, 0, 0, Errno::INVAL),
+        ("the control node", &control, 0, 0, Errno::INVAL),
+        ("what is only written", &writing, 0, 0, Errno::BADF),
+        ("what is only appended to", &appending, 0, 0, Errno::INVAL),
+        ("a path", &path_only, 0, 0, Errno::BADF),
+        ("an empty file", &empty, 0, 0, Errno::NXIO),
+        (
+            "a file of /proc",
+            &open("/proc/version")?,
+            0,
+            0,
+            Errno::NXIO,
+        ),
+        ("an offset within a page", &file, 1, 0, Errno::INVAL),
+        ("an offset at the end", &file, MIB as u64, 0, Errno::NXIO),
+        ("a size within a page", &file, 0, 1, Errno::INVAL),
+        (
+            "more than there is",
+            &file,
+            0,
+            (MIB + PAGE) as u64,
+            Errno::INVAL,
+        ),
+        ("an offset that no file has", &file, 1 << 63, 0, Errno::FBIG),
+    ];
+    for (what, file, offset, size, errno) in bad {
+        let error = try_it(file, offset, size)?;
+        assert_eq!(errno_of(error), Some(errno), "{what}");
+    }
+    let good = control::file("bad", &file, 0, 0)?;
+    for (what, plan, errno) in [
+        (
+            "no descriptor",
+            abi::Create { file: -1, ..good },
+            Errno::BADF,
+        ),
+        (
+            "a closed one",
+            abi::Create { file: 9999, ..good },
+            Errno::BADF,
+        ),
+        (
+            "flags",
+            abi::Create {
+                file_flags: 1,
+                ..good
+            },
+            Errno::INVAL,
+        ),
+        ("small pages", abi::Create { huge: 0, ..good }, Errno::INVAL),
+        (
+            "a largest folio",
+            abi::Create {
+                largest_folio: 4096,
+                ..good
+            },
+            Errno::INVAL,
+        ),
+        (
+            "a file for memory",
+            abi::Create {
+                file: 3,
+                ..control::memory("bad", PAGE as u64)?
+            },
+            Errno::INVAL,
+        ),
+    ] {
+        assert_errno(control.create(plan), errno, what);
+    }
+    // Two devices of the same bytes would not know of each other.
+    let half = (MIB / 2) as u64;
+    control.create(control::file("low", &file, 0, half)?)?;
+    for (offset, size) in [
+        (0, 0),
+        (0, PAGE as u64),
+        (half - PAGE as u64, 2 * PAGE as u64),
+    ] {
+        assert_errno(
+            control.create(control::file("bad", &file, offset, size)?),
+            Errno::BUSY,
+            "bytes of another device",
+        );
+    }
+    control.create(control::file("high", &file, half, 0)?)?;
+    assert_errno(
+        control.resize("low", half / 2),
+        Errno::OPNOTSUPP,
+        "a resize",
+    );
+    assert_errno(
+        control.punch("low", 0, half / 2),
+        Errno::OPNOTSUPP,
+        "a punch",
+    );
+    let names: Vec<_> = control
+        .list()?
+        .iter()
+        .map(|info| info.name.bytes().to_vec())
+        .collect();
+    assert_eq!(names, [b"own".to_vec(), b"low".to_vec(), b"high".to_vec()]);
+    assert_eq!(KIB, 1024);
+    Ok(())
+}
