@@ -23,7 +23,9 @@ cp "$CHECKOUT"/userspace-test/examples/*.py "$tree/lib/mmapdev/"
 "$QEMU_DIR/enter.sh" sh -ec '
     cd "$1"
     cp /usr/bin/busybox bin/
-    [ "$2" ] || xzcat /kernel/modules/drivers/block/virtio_blk.ko.xz >lib/virtio_blk.ko
+    for name in virtio_blk loop; do
+        [ "$2" ] || xzcat "/kernel/modules/drivers/block/$name.ko.xz" >"lib/$name.ko"
+    done
     for name in $(busybox --list); do [ -e "bin/$name" ] || ln -s busybox "bin/$name"; done
     find . | sort | cpio --quiet -o -H newc -R 0:0 >../.guest.cpio
     mv ../.guest.cpio ../guest.cpio' sh "${tree#"$CHECKOUT/"}" "$TREE"

@@ -10,6 +10,9 @@
 //! |---|---|
 //! | [`pseudo_fs`] | a pseudo file system with a kernel-internal mount, the home of inodes that have no path |
 //! | [`page_cache`] | an inode, its `struct address_space` and the operations on it |
+//! | [`file_cache`] | a page cache over a stored file: read on demand, written back, reclaimed |
+//! | [`stored_file`] | the file that stores those pages, and folios on their way between the two |
+//! | [`file_watch`] | being told when a file changes |
 //! | [`folio`] | `struct folio`, referenced and locked |
 //! | [`vm_area_desc`] | `struct vm_area_desc`, a mapping while `mmap_prepare` sets it up |
 //! | [`vm_operations`] | `struct vm_operations_struct`, what a mapping does when it is touched |
@@ -21,6 +24,7 @@
 //! | [`debugfs`] | files in debugfs that show something, and keep the module while they are open |
 //! | [`tracepoint`] | the Rust side of a module's own tracepoints |
 //! | [`system_memory`] | how much memory the machine has |
+//! | [`work_queue`] | a work queue that the module waits for when it goes |
 //! | [`iov`], [`sched`] | one function each that the kernel crate has no wrapper for |
 //! | [`capability`] | what the calling task may do |
 
@@ -28,6 +32,7 @@ pub(crate) mod capability;
 pub(crate) mod debugfs;
 pub(crate) mod file_cache;
 pub(crate) mod file_operations;
+pub(crate) mod file_watch;
 pub(crate) mod folio;
 mod helpers;
 pub(crate) mod iov;
@@ -43,3 +48,4 @@ pub(crate) mod user_struct;
 pub(crate) mod vm_area_desc;
 pub(crate) mod vm_fault;
 pub(crate) mod vm_operations;
+pub(crate) mod work_queue;

@@ -15,6 +15,7 @@ use crate::parameters::Huge;
 use kernel::fs::Kiocb;
 use kernel::iov::IovIterDest;
 use kernel::prelude::*;
+use kernel::seq_file::SeqFile;
 use kernel::sync::Arc;
 
 /// What keeps the bytes of a device.
@@ -62,6 +63,9 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
     /// see [`WriteGuard::set_size`]. Fails with `ENOSPC` where there is no room for more, and with `EOPNOTSUPP` where the
     /// size is not the device's own.
     fn set_size(&self, guard: &WriteGuard<'_>, old: u64, new: u64) -> Result<u64>;
+
+    /// Prints what else there is to say in fdinfo.
+    fn show(&self, _output: &SeqFile) {}
 
     /// Returns how many bytes there are where that is not up to the device; `None` where it is.
     fn foreign_size(&self) -> Option<u64> {

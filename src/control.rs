@@ -45,7 +45,9 @@ impl FileOperations for Control {
             abi::IOC_CREATE => {
                 let mut create = UserStruct::<abi::Create>::read(user, abi::CREATE_SIZE_VER0)?;
                 no_flags(create.value.flags | create.value.reserved | create.value.file_flags)?;
-                create.value.id = self.registry.create(&plan(&create.value)?)?;
+                create.value.id = self
+                    .registry
+                    .create(&plan(&create.value, &self.registry)?)?;
                 let id = create.value.id;
                 if let Err(error) = create.reply() {
                     // Nobody knows of it: what cannot be told did not happen.
@@ -77,12 +79,12 @@ impl FileOperations for Control {
 }
 
 /// Checks what a device is to be made from.
-fn plan(create: &abi::Create) -> Result<Plan> {
+fn plan(create: &abi::Create, registry: &Registry) -> Result<Plan> {
     let name = Name::check(&create.name).map_err(|refusal| to_error(refusal, EEXIST))?;
     let huge = Huge::from_abi(create.huge).ok_or(EINVAL)?;
     let source = match create.backing {
         abi::BACKING_MEMORY => memory(create, huge)?,
-        abi::BACKING_FILE => file(create, huge)?,
+        abi::BACKING_FILE => file(create, huge, registry)?,
         _ => return Err(EINVAL),
     };
     Ok(Plan { name, source })
@@ -105,7 +107,7 @@ fn memory(create: &abi::Create, huge: Huge) -> Result<Source> {
     })
 }
 
-fn file(create: &abi::Create, huge: Huge) -> Result<Source> {
+fn file(create: &abi::Create, huge: Huge, registry: &Registry) -> Result<Source> {
     let size = create.device_size;
     if huge != Huge::Always || create.largest_folio != 0 || size % PAGE_SIZE as u64 != 0 {
         return Err(EINVAL);
@@ -114,7 +116,8 @@ fn file(create: &abi::Create, huge: Huge) -> Result<Source> {
         return Err(EFBIG);
     }
     let descriptor = u32::try_from(create.file).map_err(|_| EBADF)?;
-    let file = StoredFile::from_descriptor(descriptor, create.file_offset)?;
+    let file =
+        StoredFile::from_descriptor(descriptor, create.file_offset, registry.queue().clone())?;
     // The last page of a file need not be whole.
     if size > file.size().next_multiple_of(PAGE_SIZE as u64) {
         return Err(EINVAL);

@@ -6,10 +6,12 @@
 //! [`crate::mapping`].
 
 use crate::abi;
+use crate::abstractions::file_watch::Watcher;
 use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::AddressSpace;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::{sched, system_memory};
+use crate::backing::file::FileBacking;
 use crate::backing::Backing;
 use crate::counters::{Counters, Event};
 use crate::events::Events;
@@ -19,7 +21,8 @@ use crate::trace;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::Arc;
+use kernel::sync::{Arc, ArcBorrow};
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// A device with a backing of kind `B`.
 #[pin_data]
@@ -33,6 +36,8 @@ pub(crate) struct Device<B: Backing> {
     size: Atomic<u64>,
     events: Events,
     counters: Arc<Counters>,
+    #[pin]
+    size_work: Work<Self>,
     #[pin]
     backing: B,
 }
@@ -55,6 +60,7 @@ impl<B: Backing> Device<B> {
                 size: Atomic::new(size),
                 events: Events::new()?,
                 counters,
+                size_work <- new_work!("mmapdev_size"),
                 backing <- backing,
             }? Error),
             GFP_KERNEL,
@@ -134,18 +140,19 @@ impl<B: Backing> Device<B> {
         Ok(())
     }
 
+    /// Returns whether the size is not what it was, where it is not up to the device.
+    fn size_has_changed(&self) -> bool {
+        let size = self.backing.foreign_size();
+        size.is_some_and(|size| size != self.size())
+    }
+
     /// Looks whether the size is still what it was, where it is not up to the device, and follows it. May sleep.
     pub(crate) fn follow_size(&self) {
-        let changed = || {
-            self.backing
-                .foreign_size()
-                .filter(|&size| size != self.size())
-        };
-        if changed().is_none() {
+        if !self.size_has_changed() {
             return;
         }
         let guard = self.pages().lock_for_writing_always();
-        let Some(size) = changed().filter(|_| !self.has_ended()) else {
+        let Some(size) = self.backing.foreign_size().filter(|_| !self.has_ended()) else {
             return;
         };
         let before = self.size();
@@ -260,6 +267,28 @@ impl<B: Backing> Device<B> {
             sched::cond_resched();
         }
         at.min(end)
+    }
+}
+
+impl_has_work! {
+    impl{B: Backing} HasWork<Self> for Device<B> { self.size_work }
+}
+
+impl<B: Backing> WorkItem for Device<B> {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.follow_size();
+    }
+}
+
+impl Watcher for Device<FileBacking> {
+    fn file_changed(this: ArcBorrow<'_, Self>) {
+        // Most changes are of bytes, many of them our own. The rest is for somebody who holds no lock of the file.
+        if this.size_has_changed() {
+            // Where it is waiting already, it has yet to look.
+            let _ = this.backing.queue().enqueue(Arc::from(this));
+        }
     }
 }
 

@@ -239,6 +239,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
             "alive"
         };
         seq_print!(output, "mmapdev-state:\t{state}\n");
+        self.device.backing().show(output);
     }
 
     fn ioctl(&self, file: &File, command: u32, argument: usize) -> Result<isize> {

@@ -38,6 +38,7 @@ use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};
 use abstractions::system_memory;
 use abstractions::vm_fault::PMD_ORDER;
+use abstractions::work_queue::WorkQueue;
 use budget::Budget;
 use control::Control;
 use kernel::page::PAGE_SIZE;
@@ -85,6 +86,8 @@ static FILE_SYSTEM: PseudoFsType = PseudoFsType::new(c"mmapdev", 0x6d6d_6170);
 struct Mmapdev {
     _control: Pin<KBox<Registration<Control>>>,
     registry: Arc<Registry>,
+    // Dropped last of all that uses it.
+    queue: Arc<WorkQueue>,
 }
 
 impl kernel::Module for Mmapdev {
@@ -111,7 +114,9 @@ impl kernel::Module for Mmapdev {
         let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
         let debug_folder = Arc::new(DebugFolder::new(c"mmapdev"), GFP_KERNEL)?;
         let budget = Arc::new(Budget::new(parameters.limit), GFP_KERNEL)?;
-        let registry = Arc::pin_init(Registry::new(mount, debug_folder, budget), GFP_KERNEL)?;
+        let queue = Arc::new(WorkQueue::new(c"mmapdev")?, GFP_KERNEL)?;
+        let registry = Registry::new(mount, debug_folder, budget, queue.clone());
+        let registry = Arc::pin_init(registry, GFP_KERNEL)?;
         let node = CString::try_from_fmt(fmt!("mmapdev-control"))?;
         let control = KBox::pin_init(Registration::new(node, registry.clone()), GFP_KERNEL)?;
         // The control node may be open by now: from here on the module must not fail to load, which would
@@ -128,6 +133,7 @@ impl kernel::Module for Mmapdev {
         Ok(Self {
             _control: control,
             registry,
+            queue,
         })
     }
 }
@@ -135,6 +141,8 @@ impl kernel::Module for Mmapdev {
 impl Drop for Mmapdev {
     fn drop(&mut self) {
         self.registry.clear();
+        // Work may still hold what it was done for, and through that the queue, which must not go by work on it.
+        self.queue.flush();
     }
 }
 

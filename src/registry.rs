@@ -11,9 +11,11 @@
 
 use crate::abi;
 use crate::abstractions::debugfs::{DebugFile, DebugFolder};
+use crate::abstractions::file_watch::FileWatch;
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::abstractions::stored_file::StoredFile;
+use crate::abstractions::work_queue::WorkQueue;
 use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
@@ -71,6 +73,7 @@ pub(crate) struct Registry {
     mount: Arc<PseudoMount>,
     debug_folder: Arc<DebugFolder>,
     budget: Arc<Budget>,
+    queue: Arc<WorkQueue>,
     #[pin]
     devices: Mutex<Devices>,
 }
@@ -84,6 +87,8 @@ struct Devices {
 /// A device that can be opened.
 struct Entry {
     device: Arc<dyn AnyDevice>,
+    // Where the kernel has no way to, the size is looked at with each call only.
+    _watch: Option<FileWatch<Device<FileBacking>>>,
     _debug_file: DebugFile<Counters>,
     _node: Node,
 }
@@ -98,22 +103,30 @@ type Registered<B> = Pin<KBox<Registration<OpenDevice<B>>>>;
 
 impl Registry {
     /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`;
-    /// all together they have `budget`.
+    /// all together they have `budget`,
+    /// and do on `queue` what has to wait.
     pub(crate) fn new(
         mount: Arc<PseudoMount>,
         debug_folder: Arc<DebugFolder>,
         budget: Arc<Budget>,
+        queue: Arc<WorkQueue>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             mount,
             debug_folder,
             budget,
+            queue,
             devices <- new_mutex!(Devices {
                 last_id: 0,
                 count: 0,
                 by_id: RBTree::new(),
             }),
         })
+    }
+
+    /// Returns the queue for work of the devices that has to wait.
+    pub(crate) fn queue(&self) -> &Arc<WorkQueue> {
+        &self.queue
     }
 
     /// Makes a device and its node, and returns its id. May sleep.
@@ -157,7 +170,8 @@ impl Registry {
                 let reservation = Reservation::new(self.budget.clone(), *size)?;
                 let (mount, counted) = (self.mount.clone(), counters.clone());
                 let memory = Memory::new(mount, reservation, *size, *huge, *max_order, counted);
-                self.entry(id, plan.name, *size, memory, counters, Node::Memory)?
+                let device = Device::new(id, plan.name, *size, memory, counters.clone())?;
+                self.publish(device, counters, None, Node::Memory)?
             }
             Source::File { file, most } => {
                 let mut others = devices.by_id.values();
@@ -165,7 +179,9 @@ impl Registry {
                     return Err(EBUSY);
                 }
                 let backing = FileBacking::new(&crate::FILE_SYSTEM, file.clone(), *most)?;
-                self.entry(id, plan.name, size, Ok(backing), counters, Node::File)?
+                let device = Device::new(id, plan.name, size, Ok(backing), counters.clone())?;
+                let watch = FileWatch::new(file, device.clone()).ok();
+                self.publish(device, counters, watch, Node::File)?
             }
         };
         let largest_folio = entry.device.info().largest_folio;
@@ -175,18 +191,16 @@ impl Registry {
         Ok((id, largest_folio))
     }
 
-    /// Makes a device of a backing, and the node of it last.
-    fn entry<B: Backing>(
+    /// Makes the node of a device, after everything else that it needs.
+    fn publish<B: Backing>(
         self: &Arc<Self>,
-        id: u64,
-        name: Name,
-        size: u64,
-        backing: impl PinInit<B, Error>,
+        device: Arc<Device<B>>,
         counters: Arc<Counters>,
+        watch: Option<FileWatch<Device<FileBacking>>>,
         to_node: fn(Registered<B>) -> Node,
     ) -> Result<Entry> {
+        let name = device.name();
         let node = CString::try_from_fmt(fmt!("mmapdev{}{}", name.separator(), name.as_str()))?;
-        let device = Device::new(id, name, size, backing, counters.clone())?;
         let debug_file = self.debug_folder.file(&node, counters);
         let data = file::Node {
             device: device.clone(),
@@ -195,6 +209,7 @@ impl Registry {
         let node = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
         Ok(Entry {
             device,
+            _watch: watch,
             _debug_file: debug_file,
             _node: to_node(node),
         })

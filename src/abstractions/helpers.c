@@ -8,6 +8,7 @@
 #include <linux/bvec.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
+#include <linux/fsnotify_backend.h>
 #include <linux/huge_mm.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -336,6 +337,83 @@ ssize_t abstractions_helper_generic_write_sync(struct kiocb *kiocb, ssize_t coun
 {
 	return generic_write_sync(kiocb, count);
 }
+
+/* file_watch.rs */
+
+#ifdef CONFIG_FSNOTIFY
+/* The structures of fsnotify are not in the bindings, so that its callback is here. */
+struct abstractions_file_watch {
+	struct fsnotify_mark mark;
+	void (*changed)(void *data);
+	void *data;
+};
+
+static int abstractions_file_changed(struct fsnotify_mark *mark, u32 mask, struct inode *inode,
+				     struct inode *dir, const struct qstr *name, u32 cookie)
+{
+	struct abstractions_file_watch *watch = container_of(mark, struct abstractions_file_watch, mark);
+
+	watch->changed(watch->data);
+	return 0;
+}
+
+static void abstractions_free_file_watch(struct fsnotify_mark *mark)
+{
+	kfree(container_of(mark, struct abstractions_file_watch, mark));
+}
+
+static const struct fsnotify_ops abstractions_file_watch_ops = {
+	.handle_inode_event = abstractions_file_changed,
+	.free_mark = abstractions_free_file_watch,
+};
+
+void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *data), void *data)
+{
+	struct abstractions_file_watch *watch = kzalloc(sizeof(*watch), GFP_KERNEL);
+	struct fsnotify_group *group;
+	int error;
+
+	if (!watch)
+		return ERR_PTR(-ENOMEM);
+	group = fsnotify_alloc_group(&abstractions_file_watch_ops, 0);
+	if (IS_ERR(group)) {
+		kfree(watch);
+		return group;
+	}
+	fsnotify_init_mark(&watch->mark, group);
+	watch->mark.mask = FS_MODIFY;
+	watch->changed = changed;
+	watch->data = data;
+	error = fsnotify_add_inode_mark(&watch->mark, file_inode(file), 0);
+	if (error) {
+		fsnotify_put_mark(&watch->mark);
+		fsnotify_put_group(group);
+		return ERR_PTR(error);
+	}
+	return watch;
+}
+
+void abstractions_helper_unwatch_file(void *data)
+{
+	struct abstractions_file_watch *watch = data;
+	struct fsnotify_group *group = watch->mark.group;
+
+	fsnotify_destroy_mark(&watch->mark, group);
+	fsnotify_put_mark(&watch->mark);
+	/* For callbacks, and for the memory to be freed by code that may go with the module. */
+	fsnotify_wait_marks_destroyed();
+	fsnotify_put_group(group);
+}
+#else
+void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *data), void *data)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+void abstractions_helper_unwatch_file(void *data)
+{
+}
+#endif
 
 /* vm_fault.rs */
 

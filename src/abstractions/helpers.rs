@@ -159,6 +159,14 @@ extern "C" {
         count: isize,
     ) -> isize;
 
+    // file_watch.rs
+    pub(super) fn abstractions_helper_watch_file(
+        file: *mut bindings::file,
+        changed: unsafe extern "C" fn(*mut c_void),
+        data: *mut c_void,
+    ) -> *mut c_void;
+    pub(super) fn abstractions_helper_unwatch_file(watch: *mut c_void);
+
     // vm_fault.rs
     pub(super) fn abstractions_helper_uffd_disable_fault_around(
         vma: *mut bindings::vm_area_struct,

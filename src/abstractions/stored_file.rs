@@ -17,6 +17,7 @@
 //! The lock of a folio, or its being written back, then whatever locks the file system of the file takes.
 
 use super::helpers;
+use super::work_queue::WorkQueue;
 use core::cell::UnsafeCell;
 use kernel::bindings;
 use kernel::container_of;
@@ -27,11 +28,13 @@ use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{Arc, UniqueArc};
 use kernel::types::Opaque;
-use kernel::workqueue::{self, impl_has_work, new_work, Work, WorkItem};
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// A regular file or a block device, from an offset on.
 pub(crate) struct StoredFile {
     file: ARef<File>,
+    /// Where work is done that has to wait.
+    queue: Arc<WorkQueue>,
     /// Bytes before the first one that is stored: a multiple of the page size.
     offset: u64,
     is_writable: bool,
@@ -42,7 +45,7 @@ pub(crate) struct StoredFile {
 }
 
 impl StoredFile {
-    /// Takes the file of a descriptor of the calling task, from `offset` on.
+    /// Takes the file of a descriptor of the calling task, from `offset` on. What has to wait is done on `queue`.
     ///
     /// What may be done with it is what the descriptor allows, now and later: a descriptor for reading only makes
     /// a store that is not written to.
@@ -55,7 +58,11 @@ impl StoredFile {
     /// - `ETXTBSY`: it is swapped to.
     /// - `EINVAL`: the offset is no multiple of the page size.
     /// - `ENXIO`: there is nothing at the offset.
-    pub(crate) fn from_descriptor(descriptor: u32, offset: u64) -> Result<Self> {
+    pub(crate) fn from_descriptor(
+        descriptor: u32,
+        offset: u64,
+        queue: Arc<WorkQueue>,
+    ) -> Result<Self> {
         let local = LocalFile::fget(descriptor)?;
         // SAFETY: The position of the file, which is all that the difference is about, is never used here.
         let file = unsafe { LocalFile::assume_no_fdget_pos(local) };
@@ -88,6 +95,7 @@ impl StoredFile {
         }
         let this = Self {
             file,
+            queue,
             offset,
             is_writable,
             can_hurry,
@@ -97,6 +105,16 @@ impl StoredFile {
             return Err(ENXIO);
         }
         Ok(this)
+    }
+
+    /// Returns the raw pointer.
+    pub(super) fn as_raw(&self) -> *mut bindings::file {
+        self.file.as_ptr()
+    }
+
+    /// Returns the queue for work that has to wait.
+    pub(crate) fn queue(&self) -> &WorkQueue {
+        &self.queue
     }
 
     /// Returns whether it may be written to.
@@ -389,8 +407,9 @@ impl Request {
     }
 
     fn hand_to_worker(this: Arc<Self>) {
+        let queue = this.store.queue.clone();
         // It is queued nowhere else: whose turn it is has it alone.
-        let _ = workqueue::system_unbound().enqueue(this);
+        let _ = queue.enqueue(this);
     }
 
     /// # Safety

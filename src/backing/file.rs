@@ -11,6 +11,7 @@ use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::abstractions::work_queue::WorkQueue;
 use crate::device::Device;
 use crate::extent;
 use crate::file::OpenDevice;
@@ -20,6 +21,7 @@ use kernel::fs::Kiocb;
 use kernel::iov::IovIterDest;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::seq_file::{seq_print, SeqFile};
 use kernel::sync::Arc;
 
 /// A file on a disk, or a part of it, or a block device.
@@ -43,6 +45,11 @@ impl FileBacking {
             cache: FileCache::new(file_system, store, size)?,
             most,
         })
+    }
+
+    /// Returns the queue for what has to wait.
+    pub(crate) fn queue(&self) -> &WorkQueue {
+        self.cache.store().queue()
     }
 
     /// Returns how many bytes there are by what the file has now.
@@ -96,6 +103,24 @@ impl Backing for FileBacking {
         if self.is_writable() {
             self.cache.write_back(0, u64::MAX, Durability::Written);
         }
+    }
+
+    fn show(&self, output: &SeqFile) {
+        let store = self.cache.store();
+        seq_print!(output, "mmapdev-file-offset:\t{}\n", store.offset());
+        let access = if store.is_writable() {
+            "read-write"
+        } else {
+            "read-only"
+        };
+        seq_print!(output, "mmapdev-file-access:\t{access}\n");
+        // Whether a second copy of what is read is in memory.
+        let way = if store.is_direct() {
+            "direct"
+        } else {
+            "cached"
+        };
+        seq_print!(output, "mmapdev-file-io:\t{way}\n");
     }
 
     fn foreign_size(&self) -> Option<u64> {

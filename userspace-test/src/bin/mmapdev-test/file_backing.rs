@@ -266,6 +266,131 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "a_mapping_of_what_was_cut_off_is_a_bus_error_by_itself",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            mapping.touch_write(0, SIZE, 1);
+            let file = OpenOptions::new().write(true).open(path(NAME))?;
+            file.set_len(MIB as u64)?;
+            // No call is made on the device, and the pages were all mapped.
+            let address = mapping.address(2 * MIB);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while child::touch(address, false)? != Touch::BusError(address) {
+                assert!(Instant::now() < deadline, "bytes that are in no file");
+            }
+            file.set_len(SIZE as u64)?;
+            while child::touch(address, false)? == Touch::BusError(address) {
+                assert!(Instant::now() < deadline, "the file has grown");
+            }
+            assert_eq!(mapping.load(2 * MIB), 0, "what the file has there now");
+            Ok(())
+        },
+    ),
+    Test::with(
+        "reading_on_is_read_ahead_and_random_touches_are_not",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            mapping.advise(0, SIZE, rustix::mm::Advice::Random)?;
+            let random = Reads::during(|| mapping.touch_read(2 * MIB + 5 * PAGE, 1))?;
+            assert_eq!((random.requests, random.bytes), (1, PAGE as u64));
+            mapping.advise(0, SIZE, rustix::mm::Advice::Normal)?;
+            let sequential = Reads::during(|| mapping.touch_read(0, MIB))?;
+            let pages = (MIB / PAGE) as u64;
+            assert!(sequential.requests < pages / 8, "{sequential:?}");
+            assert!(sequential.bytes >= MIB as u64, "{sequential:?}");
+            Ok(())
+        },
+    ),
+    Test::with("touches_of_one_page_at_a_time_read_it_once", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let mapping = Mapping::shared(&device, SIZE)?;
+        mapping.advise(0, SIZE, rustix::mm::Advice::Random)?;
+        for page in 0..20 {
+            let reads = Reads::during(|| {
+                std::thread::scope(|scope| {
+                    for _ in 0..4 {
+                        scope.spawn(|| mapping.load(page * 16 * PAGE));
+                    }
+                });
+            })?;
+            assert_eq!(
+                (reads.requests, reads.bytes),
+                (1, PAGE as u64),
+                "page {page}"
+            );
+        }
+        Ok(())
+    }),
+    Test::with(
+        "a_page_that_cannot_be_read_is_an_error_until_it_can",
+        NONE,
+        || {
+            let disk = LoopDisk::new(SIZE)?;
+            let device = disk.device()?;
+            disk.file.set_len(MIB as u64)?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            let address = mapping.address(2 * MIB);
+            assert_eq!(child::touch(address, false)?, Touch::BusError(address));
+            let read = pread(&device, &mut [0], (2 * MIB) as u64);
+            assert_eq!(read, Err(Errno::IO));
+            assert_eq!(mapping.load(PAGE), disk.bytes[PAGE], "what can be read");
+            assert!(device.counters()?.bus_errors > 0);
+            disk.file.write_all_at(&disk.bytes, 0)?;
+            assert_eq!(mapping.load(2 * MIB), disk.bytes[2 * MIB]);
+            let mut byte = [0];
+            pread(&device, &mut byte, (2 * MIB) as u64)?;
+            assert_eq!(byte[0], disk.bytes[2 * MIB]);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "a_write_that_fails_is_told_to_each_open_file_once",
+        NONE,
+        || {
+            let disk = LoopDisk::new(SIZE)?;
+            let (one, other) = (disk.device()?, disk.device()?);
+            let mapping = Mapping::shared(&one, SIZE)?;
+            mapping.touch_read(0, SIZE);
+            // Nothing can be written: a tmpfs has as much room as it is given.
+            disk.fill_up()?;
+            mapping.store(2 * MIB, 1);
+            assert_eq!(fsync(&one), Err(Errno::NOSPC), "the first to sync");
+            assert_eq!(fsync(&one), Ok(()));
+            assert_eq!(fsync(&other), Err(Errno::NOSPC), "the other");
+            assert_eq!(fsync(&other), Ok(()));
+            // Who opens it later has nothing to do with that.
+            fsync(&disk.device()?)?;
+            disk.make_room()?;
+            mapping.store(2 * MIB, 2);
+            fsync(&one)?;
+            let mut byte = [0];
+            disk.file.read_exact_at(&mut byte, (2 * MIB) as u64)?;
+            assert_eq!(byte, [2]);
+            Ok(())
+        },
+    ),
+    Test::with("fdinfo_says_how_the_file_is_used", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let number = std::os::fd::AsRawFd::as_raw_fd(&device.as_fd());
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+        for line in [
+            "mmapdev-file-offset:\t0\n",
+            "mmapdev-file-access:\tread-write\n",
+            "mmapdev-file-io:\tdirect\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        Ok(())
+    }),
     Test::with("what_is_no_file_is_refused", NONE, refused),
     Test::with(
         "a_touch_that_waits_for_its_page_can_be_killed",
@@ -346,6 +471,120 @@ impl Scene {
         buffer.pread_from(&file, first as u64, 0, pages)?;
         Ok(buffer.read(place - first, len))
     }
+}
+
+/// What the disk was asked to read.
+#[derive(Debug)]
+struct Reads {
+    requests: u64,
+    bytes: u64,
+}
+
+impl Reads {
+    fn now() -> io::Result<Self> {
+        let text = fs::read_to_string("/sys/block/vda/stat")?;
+        let fields: Vec<u64> = text
+            .split_whitespace()
+            .map(|word| word.parse().map_err(io::Error::other))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            requests: fields[0],
+            bytes: fields[2] * 512,
+        })
+    }
+
+    fn during(body: impl FnOnce()) -> io::Result<Self> {
+        let before = Self::now()?;
+        body();
+        let after = Self::now()?;
+        Ok(Self {
+            requests: after.requests - before.requests,
+            bytes: after.bytes - before.bytes,
+        })
+    }
+}
+
+/// A block device whose bytes are those of a file in memory, on a file system of its own, and a device of ours of that.
+struct LoopDisk {
+    control: Control,
+    file: File,
+    bytes: Vec<u8>,
+}
+
+impl LoopDisk {
+    const FOLDER: &'static str = "/run/mmapdev-loop";
+
+    fn new(size: usize) -> io::Result<Self> {
+        fs::create_dir(Self::FOLDER)?;
+        // One page more than the bytes, for what a tmpfs needs itself.
+        let options = format!("size={}k", (size + PAGE) / KIB);
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &options, "tmpfs", Self::FOLDER],
+        )?;
+        let bytes = Random::new(size as u64).bytes(size);
+        let path = format!("{}/disk", Self::FOLDER);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        file.write_all_at(&bytes, 0)?;
+        run("losetup", &["/dev/loop0", &path])?;
+        let block = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop0")?;
+        let control = Control::open()?;
+        control.create(control::file("disk", &block, 0, 0)?)?;
+        Ok(Self {
+            control,
+            file,
+            bytes,
+        })
+    }
+
+    fn device(&self) -> io::Result<Device> {
+        Device::open_with(control::node("disk"), OFlags::RDWR)
+    }
+
+    /// Leaves the file system without room, and the file without its bytes.
+    fn fill_up(&self) -> io::Result<()> {
+        let size = self.bytes.len() as u64;
+        self.file.set_len(0)?;
+        self.file.set_len(size)?;
+        let other = File::create(format!("{}/other", Self::FOLDER))?;
+        let filling = vec![1; PAGE];
+        let mut at = 0;
+        while other.write_all_at(&filling, at).is_ok() {
+            at += PAGE as u64;
+        }
+        Ok(())
+    }
+
+    fn make_room(&self) -> io::Result<()> {
+        fs::remove_file(format!("{}/other", Self::FOLDER))
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        let _ = self.control.destroy("disk");
+        let _ = run("losetup", &["-d", "/dev/loop0"]);
+        let _ = run("umount", &["-l", Self::FOLDER]);
+        let _ = fs::remove_dir(Self::FOLDER);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("{program}: {complaint}")))
 }
 
 /// Each kind of file that cannot be one, with its errno; and nothing is made of any.
@@ -477,6 +716,5 @@ fn refused() -> io::Result<()> {
         .map(|info| info.name.bytes().to_vec())
         .collect();
     assert_eq!(names, [b"own".to_vec(), b"low".to_vec(), b"high".to_vec()]);
-    assert_eq!(KIB, 1024);
     Ok(())
 }

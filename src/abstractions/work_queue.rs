@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A work queue of the module's own, whose work is over when the module goes.
+//!
+//! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h). Reference:
+//! <https://docs.kernel.org/core-api/workqueue.html>
+//!
+//! Work on one of the system's queues may still be about to return when everything that it was for is done: nobody
+//! can wait for that, and the module's code would go from under it.
+
+use core::ops::Deref;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::str::CStrExt;
+use kernel::workqueue::Queue;
+
+/// An unbound queue, with a worker of its own for when there is no memory for another; dropping it waits for all work.
+///
+/// It must not be dropped by work on it.
+///
+/// # Invariants
+///
+/// `queue` is a work queue from `alloc_workqueue()` that has not been destroyed.
+pub(crate) struct WorkQueue {
+    queue: NonNull<bindings::workqueue_struct>,
+}
+
+// SAFETY: A work queue may be used and destroyed from any thread.
+unsafe impl Send for WorkQueue {}
+// SAFETY: The C side does its own locking.
+unsafe impl Sync for WorkQueue {}
+
+impl WorkQueue {
+    /// Makes a queue. Mirrors `alloc_workqueue()` with `WQ_UNBOUND | WQ_MEM_RECLAIM`. May sleep. Fails with `ENOMEM`.
+    pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+        // SAFETY: The format takes one string, which is static.
+        let queue = unsafe {
+            bindings::alloc_workqueue_noprof(
+                c"%s".as_char_ptr(),
+                bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM,
+                0,
+                name.as_char_ptr(),
+            )
+        };
+        // INVARIANT: Just allocated.
+        Ok(Self {
+            queue: NonNull::new(queue).ok_or(ENOMEM)?,
+        })
+    }
+
+    /// Waits until all work that is on the queue by now is done. Mirrors `flush_workqueue()`. Sleeps.
+    pub(crate) fn flush(&self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::__flush_workqueue(self.queue.as_ptr()) };
+    }
+}
+
+impl Deref for WorkQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        // SAFETY: By the type invariant the queue is valid for as long as this value is.
+        unsafe { Queue::from_raw(self.queue.as_ptr()) }
+    }
+}
+
+impl Drop for WorkQueue {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, and nobody uses it any more.
+        unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) };
+    }
+}
