@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
-#           [--memory SIZE] [--expect-splat] [--interactive] [--icount] [--debian] COMMAND...
+#           [--memory SIZE] [--nodes 2] [--expect-splat] [--interactive] [--icount] [--debian] COMMAND...
 # With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
 # build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G expect_splat='' interactive='' icount='' debian=''
+name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G nodes=1 expect_splat='' interactive='' icount='' debian=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -17,6 +17,7 @@ while [[ ${1:-} == --* ]]; do
     --append) append=$2 && shift ;;
     --kernel) kernel=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
     --memory) memory=$2 && shift ;;
+    --nodes) nodes=$2 && shift ;; # 2: each CPU has half of the memory near it
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
     --icount) icount=yes ;; # one CPU, whose clock counts instructions
     --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
@@ -48,6 +49,9 @@ chmod 755 "$files/job/job"
 : >"$log.out.log"
 : >"$verdict"
 
+# One CPU for each node is one socket's: what shares a cache is near the same memory.
+smp=2
+if ((nodes == 2)); then smp=2,sockets=2; fi
 if [[ $icount ]]; then
     # One tick of the guest's clock is one instruction, and two runs are the same in every digit. What a
     # CPU draws from outside is off for that; and so are the string instructions, each step of which would
@@ -56,9 +60,9 @@ if [[ $icount ]]; then
         -rtc base=2026-01-01T00:00:00,clock=vm -seed 1)
     append="nokaslr norandmaps $append"
 elif [[ $("$QEMU_DIR/accel.sh") == kvm ]]; then
-    accelerator=(-accel kvm -cpu host -smp 2)
+    accelerator=(-accel kvm -cpu host -smp "$smp")
 else
-    accelerator=(-accel tcg,thread=multi -cpu max -smp 2)
+    accelerator=(-accel tcg,thread=multi -cpu max -smp "$smp")
 fi
 # An empty disk, which a guest that counts has no use for.
 disk=()
@@ -90,6 +94,17 @@ if [[ $debian ]]; then
         "$@" || status=$?
         kill "$server" 2>/dev/null
         exit "$status"' sh "$socket" "/mmapdev/build/log/$name.debian.log")
+fi
+# Two nodes, between which the kernel can move pages.
+if ((nodes == 2)); then
+    [[ ! $debian && ! $icount ]] || die "boot.sh: --nodes 2 goes neither with --debian nor with --icount"
+    half=$(($(numfmt --from=iec "$memory") / 2))
+    for node in 0 1; do
+        share+=(-object "memory-backend-ram,id=node$node,size=$half"
+            -numa "node,nodeid=$node,cpus=$node,memdev=node$node")
+    done
+elif ((nodes != 1)); then
+    die "boot.sh: --nodes is 1 or 2, not $nodes"
 fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(
