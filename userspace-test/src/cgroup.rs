@@ -53,6 +53,12 @@ impl Cgroup {
         self.field("memory.events", name)
     }
 
+    /// Has the kernel take memory back from the cgroup, as under pressure. Fails with `EAGAIN` where it finds
+    /// less than that.
+    pub fn reclaim(&self, bytes: u64) -> io::Result<()> {
+        self.write("memory.reclaim", &bytes.to_string())
+    }
+
     fn write(&self, file: &str, value: &str) -> io::Result<()> {
         fs::write(self.0.join(file), value)
     }

@@ -17,6 +17,7 @@
 //! | [`pagemap`] | which page frame is behind an address of this process |
 //! | [`smaps`] | what the kernel says about one mapping of this process |
 //! | [`memory`] | how much memory the machine has free, and what it is used for |
+//! | [`numa`] | the machine's nodes, and moving a process's pages between them |
 //! | [`cgroup`] | what a group of processes is charged for, and its limit |
 //! | [`module`] | loading and unloading the module |
 //! | [`kernel_log`] | the kernel's messages and taint flags since a moment, and which of them are bad |
@@ -35,6 +36,7 @@ pub mod kernel_log;
 pub mod mapping;
 pub mod memory;
 pub mod module;
+pub mod numa;
 pub mod pagemap;
 pub mod random;
 pub mod ring;
