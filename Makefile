@@ -4,10 +4,10 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-debug module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
+.PHONY: help demo test test-debug stress module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
 
 # Overrides from the command line reach the scripts as environment variables.
-export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS
+export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS SEED
 
 help: ## this text
 	@echo "make TARGET [VARIABLE=value]..., where TARGET is one of:"
@@ -16,6 +16,8 @@ help: ## this text
 	@sed -n 's/^#: \([A-Z_]*\) *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 #: TESTS            only the tests whose name has this in it
+#: SECONDS          how long make stress is at it (120)
+#: SEED             what it takes its choices from, as a failure names it; else from the clock
 #: KDIR             build the module on this host, for this prepared kernel tree
 #: RUSTC            the compiler that goes with KDIR
 #: MODULE_ARGS      parameters of the module in make shell, such as "size_mib=64"
@@ -34,6 +36,10 @@ test: guest ## runs all tests in the guest, then those of the rig itself [TESTS=
 
 test-debug: guest-debug ## all tests, and some of its own, on a kernel that looks for mistakes [TESTS=name]
 	@qemu/debug.sh $(TESTS)
+
+# In bash, and so in the scripts, SECONDS is the time since the start.
+stress: guest-debug ## races under an oracle, on the kernel that looks for mistakes [SECONDS=120] [SEED=1]
+	@qemu/stress.sh $(or $(SECONDS),120)
 
 module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 	@qemu/build-module.sh

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the stress program on the sanitizer kernel, with two nodes of memory: stress.sh DURATION, in seconds. SEED is
+# what a failure was found with; without one the program takes the clock's, and prints it.
+set -euo pipefail
+export TREE=sanitizer
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+duration=${1:?how many seconds}
+[[ $duration =~ ^[0-9]{1,6}$ ]] || die "SECONDS=$duration is no number of seconds"
+words=(--seconds "$duration")
+if [[ ${SEED:-} ]]; then words+=(--seed "$SEED"); fi
+slowness=8
+# The program ends what hangs by itself, and says what that was; the limit is for a guest that cannot.
+"$QEMU_DIR/boot.sh" --name stress --limit $((duration + 120 * slowness + 300)) --memory 2G --nodes 2 \
+    env SLOWNESS=$slowness mmapdev-stress "${words[@]}"
