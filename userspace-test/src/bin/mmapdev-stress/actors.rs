@@ -18,7 +18,9 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use std::fmt::Display;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering::SeqCst;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
 use std::time::Duration;
 
 /// Bytes in a device when it is whole.
@@ -38,6 +40,8 @@ pub(crate) struct Scene<'a> {
     /// A mapping that stays, as all others come and go.
     pub(crate) mapping: Mapping,
     pub(crate) model: Model,
+    /// The page at which the device was cut off last.
+    pub(crate) end: AtomicUsize,
     pub(crate) board: &'a Board,
 }
 
@@ -60,19 +64,19 @@ type Act = fn(&mut Actor<'_>) -> io::Result<()>;
 
 /// Each with how often it has to act in a minute at least, on a machine of usual speed.
 pub(crate) const ACTORS: [(&str, u64, Act); 11] = [
-    ("storer", 400, |actor| actor.store()),
-    ("storer through fresh mappings", 100, |actor| {
+    ("storer", 60, |actor| actor.store()),
+    ("storer through fresh mappings", 50, |actor| {
         actor.store_freshly()
     }),
-    ("caller", 200, |actor| actor.call()),
-    ("reader", 200, |actor| actor.read()),
+    ("caller", 60, |actor| actor.call()),
+    ("reader", 60, |actor| actor.read()),
     ("racing reader", 200, |actor| actor.race()),
-    ("puncher", 100, |actor| actor.punch()),
-    ("resizer", 40, |actor| actor.resize()),
-    ("remapper", 100, |actor| actor.remap()),
-    ("forker", 40, |actor| actor.fork()),
-    ("direct I/O", 40, |actor| actor.direct()),
-    ("pinner", 40, |actor| actor.pin()),
+    ("puncher", 40, |actor| actor.punch()),
+    ("resizer", 10, |actor| actor.resize()),
+    ("remapper", 24, |actor| actor.remap()),
+    ("forker", 16, |actor| actor.fork()),
+    ("direct I/O", 24, |actor| actor.direct()),
+    ("pinner", 16, |actor| actor.pin()),
 ];
 
 /// An error of these words.
@@ -112,6 +116,19 @@ pub(crate) fn is_one_of(error: &io::Error, errnos: &[Errno]) -> bool {
 /// Says how a page was looked at, where something is wrong with it.
 fn as_seen<T>(result: Result<T, String>, how: &str) -> io::Result<T> {
     result.map_err(|words| wrong(format!("by {how}: {words}")))
+}
+
+impl Scene<'_> {
+    /// Brings pages in that others are at, which changes nothing of what is in them.
+    fn populate(&self, first: usize, pages: usize, advice: Advice) -> io::Result<()> {
+        match self.mapping.advise(first * PAGE, pages * PAGE, advice) {
+            Err(error) if first + pages > FIXED && is_one_of(&error, &[Errno::FAULT]) => Ok(()),
+            result => result.map_err(|error| {
+                let name = format!("{advice:?} of {pages} pages at page {first}");
+                wrong(format!("{name}: expected success, seen {error}"))
+            }),
+        }
+    }
 }
 
 impl<'a> Actor<'a> {
@@ -305,7 +322,18 @@ impl<'a> Actor<'a> {
     /// Looks at pages that others are changing, by calls alone: they say where the end is, and no signal does.
     fn race(&mut self) -> io::Result<()> {
         let longest = if self.one_in(4) { ROOM } else { 4 };
-        let (first, pages) = self.run_of(longest);
+        let (mut first, pages) = self.run_of(longest);
+        if self.one_in(2) {
+            // Around the end, which may be moved at this moment.
+            let end = self.scene.end.load(SeqCst);
+            first = (end + self.random.below(2 * ROOM)).saturating_sub(ROOM);
+            first = first.min(PAGES - pages);
+            self.scene.board.is_at(self.number, first);
+        }
+        if self.one_in(2) {
+            let advice = self.populating();
+            return self.scene.populate(first, pages, advice);
+        }
         let (device, start) = (&self.scene.device, (first * PAGE) as u64);
         let looks: Vec<_> = (first..first + pages)
             .map(|page| self.scene.model.look(page))
@@ -338,6 +366,10 @@ impl<'a> Actor<'a> {
             as_seen(look.check(seen), how)?;
         }
         Ok(())
+    }
+
+    fn populating(&mut self) -> Advice {
+        [Advice::LinuxPopulateRead, Advice::LinuxPopulateWrite][self.random.below(2)]
     }
 
     /// The offset of a byte in a page that is neither in a word nor aligned to anything.
@@ -411,36 +443,83 @@ impl<'a> Actor<'a> {
         })
     }
 
-    /// Makes the device smaller, at a border of some folio's or at none, looks beyond the end, and makes it whole
-    /// again.
+    /// Makes the device smaller and whole again, some times: and looks beyond the end meanwhile.
     fn resize(&mut self) -> io::Result<()> {
+        let longest = [32, 200, 700, PAGES - FIXED][self.random.below(4)];
+        let lowest = PAGES - 1 - self.random.below(longest);
+        self.scene.board.is_at(self.number, lowest);
+        let mut pages = self.scene.model.lock_run(lowest, PAGES - lowest);
+        for _ in 0..4 {
+            let end = self.any_end(lowest);
+            let cut = &mut pages[end - lowest..];
+            self.shrink(cut, end)?;
+            self.look_beyond(end)?;
+            self.grow(cut)?;
+        }
+        if self.one_in(2) {
+            // Once more, with others who may come to the end.
+            let end = self.any_end(lowest);
+            drop(pages);
+            let mut cut = self.scene.model.lock_run(end, PAGES - end);
+            self.shrink(&mut cut, end)?;
+            drop(cut);
+            self.look_beyond(end)?;
+            let mut cut = self.scene.model.lock_run(end, PAGES - end);
+            self.grow(&mut cut)?;
+        }
+        Ok(())
+    }
+
+    /// A size in pages, at the border of some folio or at none.
+    fn any_end(&mut self, lowest: usize) -> usize {
         let unit = [1, 16, HUGE_PAGE / PAGE][self.random.below(3)];
-        let end = (FIXED + self.random.below(PAGES - FIXED)).div_ceil(unit) * unit;
-        let end = end.min(PAGES - 1);
-        self.scene.board.is_at(self.number, end);
-        let mut pages = self.scene.model.lock_run(end, PAGES - end);
-        for page in &pages {
+        let end = lowest + self.random.below(PAGES - lowest);
+        end.next_multiple_of(unit).min(PAGES - 1)
+    }
+
+    /// Cuts these pages off, which are all from `end` on, while somebody is about to bring them in.
+    fn shrink(&mut self, cut: &mut [Locked<'_>], end: usize) -> io::Result<()> {
+        if self.one_in(2) {
+            // So that there is something to be brought in.
+            self.punch_range(cut, end * PAGE, SIZE)?;
+        }
+        for page in cut.iter() {
             page.begin(page.content().punched());
         }
-        self.set_size(end)?;
-        for page in &mut pages {
+        self.scene.end.store(end, SeqCst);
+        let first = end - self.random.below(2);
+        let pages = (1 + self.random.below(2 * HUGE_PAGE / PAGE)).min(PAGES - first);
+        let advice = self.populating();
+        let delay = Duration::from_micros(self.random.below(4000) as u64);
+        let scene = self.scene;
+        thread::scope(|scope| -> io::Result<()> {
+            let populating = scope.spawn(move || scene.populate(first, pages, advice));
+            thread::sleep(delay);
+            self.set_size(end)?;
+            populating
+                .join()
+                .unwrap_or_else(|panic| resume_unwind(panic))
+        })?;
+        for page in cut {
             page.finish(page.content().punched());
             page.set_beyond(true);
         }
-        drop(pages);
-        self.look_beyond(end)?;
-        let mut pages = self.scene.model.lock_run(end, PAGES - end);
+        Ok(())
+    }
+
+    /// Makes the device whole again, which these pages are missing of.
+    fn grow(&mut self, cut: &mut [Locked<'_>]) -> io::Result<()> {
         self.set_size(PAGES)?;
-        for page in &mut pages {
+        for page in cut.iter_mut() {
             page.set_beyond(false);
         }
-        let last = pages.len() - 1;
+        let last = cut.len() - 1;
         for at in [0, self.random.below(last + 1), last] {
             if self.one_in(2) {
-                let seen = self.scene.mapping.read(pages[at].page() * PAGE, PAGE);
-                as_seen(pages[at].check(&seen), "a load after growing")?;
+                let seen = self.scene.mapping.read(cut[at].page() * PAGE, PAGE);
+                as_seen(cut[at].check(&seen), "a load after growing")?;
             }
-            self.check_by_call(&pages[at..=at])?;
+            self.check_by_call(&cut[at..=at])?;
         }
         Ok(())
     }
@@ -462,17 +541,31 @@ impl<'a> Actor<'a> {
         )?;
         // Of a folio that the end divides, and that somebody uses, the rest may be there still, as zeros.
         let divided = (end * PAGE).next_multiple_of(self.scene.kind.folio) / PAGE;
-        let is_gone = page >= divided;
-        let address = self.scene.mapping.address(page * PAGE);
-        let touch = child::touch(address, is_gone && self.one_in(2))?;
-        let is_right = match touch {
-            Touch::BusError(at) => at == address,
-            Touch::Done => !is_gone,
-            Touch::SegmentationFault(_) => false,
-        };
-        ensure(is_right, || {
-            format!("a touch of page {page} beyond the end, {end}: expected SIGBUS, seen {touch:?}")
-        })
+        if self.one_in(3) {
+            let is_gone = page >= divided;
+            let address = self.scene.mapping.address(page * PAGE);
+            let touch = child::touch(address, is_gone && self.one_in(2))?;
+            let is_right = match touch {
+                Touch::BusError(at) => at == address,
+                Touch::Done => !is_gone,
+                Touch::SegmentationFault(_) => false,
+            };
+            ensure(is_right, || {
+                format!(
+                    "a touch of page {page} beyond the end, {end}: expected SIGBUS, seen {touch:?}"
+                )
+            })?;
+        }
+        // Whoever was about to bring something in has done so by now.
+        let (start, len) = (divided * PAGE, (PAGES - divided) * PAGE);
+        let there = self.scene.mapping.in_memory(start, len)?;
+        match there.iter().position(|&is_there| is_there) {
+            None => Ok(()),
+            Some(page) => Err(wrong(format!(
+                "page {} beyond the end, {end}: expected to be gone, seen in memory",
+                divided + page
+            ))),
+        }
     }
 
     /// Compares pages with what a mapping that begins at page `first` shows.
@@ -758,7 +851,7 @@ impl<'a> Actor<'a> {
         for _ in 0..2 {
             full(ring.write(&self.disk, 0, 0, len), "writing")?;
             self.check_disk(&pages, "writing of a fixed buffer")?;
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
             self.next_to_disk(&pages)?;
             for page in &pages {
                 page.begin(page.content().stored());

@@ -134,6 +134,7 @@ fn stress_kind(board: &Board, number: usize, kind: &'static Kind, seed: u64) -> 
         mapping: Mapping::shared(&device, SIZE)?,
         device,
         model: Model::new(number, PAGES),
+        end: PAGES.into(),
         board,
     };
     let mut bodies: Vec<(&str, Body<'_>)> = Vec::new();
