@@ -206,20 +206,13 @@ impl<'a> Actor<'a> {
 
     /// Stores the next content to a page through a mapping that begins at page `first`.
     fn store_page(page: &mut Locked<'_>, mapping: &Mapping, first: usize) -> io::Result<()> {
-        let (last, next) = (page.content(), page.content().stored());
+        let next = page.content().stored();
         page.begin(next);
         let start = (page.page() - first) * PAGE;
         for (word, at) in WORDS.into_iter().enumerate() {
-            let before = mapping
-                .word(start + at)
-                .swap(page.word_of(word, next), SeqCst);
-            let expected = page.word_of(word, last);
-            ensure(before == expected, || {
-                let number = page.page();
-                format!(
-                    "a store to page {number} at {at}: expected {expected:#x} there, seen {before:#x}"
-                )
-            })?;
+            let value = page.word_of(word, next);
+            let before = mapping.word(start + at).swap(value, SeqCst);
+            as_seen(page.check_word(word, before), "a store")?;
         }
         page.finish(next);
         Ok(())
@@ -452,8 +445,8 @@ impl<'a> Actor<'a> {
         for _ in 0..4 {
             let end = self.any_end(lowest);
             let cut = &mut pages[end - lowest..];
-            self.shrink(cut, end)?;
-            self.look_beyond(end)?;
+            let copy = self.shrink(cut, end)?;
+            self.look_beyond(end, &copy)?;
             self.grow(cut)?;
         }
         if self.one_in(2) {
@@ -461,9 +454,9 @@ impl<'a> Actor<'a> {
             let end = self.any_end(lowest);
             drop(pages);
             let mut cut = self.scene.model.lock_run(end, PAGES - end);
-            self.shrink(&mut cut, end)?;
+            let copy = self.shrink(&mut cut, end)?;
             drop(cut);
-            self.look_beyond(end)?;
+            self.look_beyond(end, &copy)?;
             let mut cut = self.scene.model.lock_run(end, PAGES - end);
             self.grow(&mut cut)?;
         }
@@ -477,8 +470,11 @@ impl<'a> Actor<'a> {
         end.next_multiple_of(unit).min(PAGES - 1)
     }
 
-    /// Cuts these pages off, which are all from `end` on, while somebody is about to bring them in.
-    fn shrink(&mut self, cut: &mut [Locked<'_>], end: usize) -> io::Result<()> {
+    /// Cuts these pages off, which are all from `end` on, while somebody is about to bring them in. Returns a mapping
+    /// of them in which the last was a private copy.
+    fn shrink(&mut self, cut: &mut [Locked<'_>], end: usize) -> io::Result<Mapping> {
+        let copy = self.map(end, cut.len(), MapFlags::PRIVATE)?;
+        copy.touch_write((cut.len() - 1) * PAGE, PAGE, 0xEE);
         if self.one_in(2) {
             // So that there is something to be brought in.
             self.punch_range(cut, end * PAGE, SIZE)?;
@@ -504,7 +500,7 @@ impl<'a> Actor<'a> {
             page.finish(page.content().punched());
             page.set_beyond(true);
         }
-        Ok(())
+        Ok(copy)
     }
 
     /// Makes the device whole again, which these pages are missing of.
@@ -525,7 +521,7 @@ impl<'a> Actor<'a> {
     }
 
     /// Looks beyond the end, which nobody else moves.
-    fn look_beyond(&mut self, end: usize) -> io::Result<()> {
+    fn look_beyond(&mut self, end: usize, copy: &Mapping) -> io::Result<()> {
         let device = &self.scene.device;
         let page = end + self.random.below(PAGES - end);
         let mut bytes = [1; PAGE];
@@ -542,8 +538,13 @@ impl<'a> Actor<'a> {
         // Of a folio that the end divides, and that somebody uses, the rest may be there still, as zeros.
         let divided = (end * PAGE).next_multiple_of(self.scene.kind.folio) / PAGE;
         if self.one_in(3) {
+            let (page, address, whose) = if self.one_in(2) {
+                (page, self.scene.mapping.address(page * PAGE), "")
+            } else {
+                let address = copy.address(copy.len() - PAGE);
+                (PAGES - 1, address, ", of a private copy,")
+            };
             let is_gone = page >= divided;
-            let address = self.scene.mapping.address(page * PAGE);
             let touch = child::touch(address, is_gone && self.one_in(2))?;
             let is_right = match touch {
                 Touch::BusError(at) => at == address,
@@ -552,7 +553,7 @@ impl<'a> Actor<'a> {
             };
             ensure(is_right, || {
                 format!(
-                    "a touch of page {page} beyond the end, {end}: expected SIGBUS, seen {touch:?}"
+                    "a touch of page {page} beyond the end, {end}{whose}: expected SIGBUS, seen {touch:?}"
                 )
             })?;
         }

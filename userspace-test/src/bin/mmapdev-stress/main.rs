@@ -216,10 +216,13 @@ fn watch(
     board: &Board,
     children: Vec<Child>,
     log: &mut Mark,
-    deadline: Instant,
+    mut deadline: Instant,
 ) -> io::Result<Vec<String>> {
+    /// How long the others may take to stop once something is wrong, which may be why they cannot.
+    const STOPPING: Duration = Duration::from_secs(5);
     let all = processes();
-    let mut wrongs = Vec::new();
+    let mut wrongs: Vec<String> = Vec::new();
+    let mut is_stopping = false;
     let (sender, ends) = mpsc::channel();
     for (number, child) in children.into_iter().enumerate() {
         let sender = sender.clone();
@@ -251,6 +254,12 @@ fn watch(
             board.stop();
             let complaints = complaints.join("\n  ");
             wrongs.push(format!("the kernel complained:\n  {complaints}"));
+        }
+        if let (Some(first), false) = (wrongs.first(), is_stopping) {
+            // Said at once: there may be no end that it could be said at.
+            println!("stopping: {first}");
+            deadline = deadline.min(Instant::now() + slowness() * STOPPING);
+            is_stopping = true;
         }
         if Instant::now() >= deadline {
             let places = where_all_are(board, &all, &left);

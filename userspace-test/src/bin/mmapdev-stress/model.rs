@@ -225,6 +225,25 @@ impl Locked<'_> {
         self.of.finished.store(next.step, SeqCst);
     }
 
+    /// Compares one of its words, as it was taken out; `Err` says what is wrong.
+    pub(crate) fn check_word(&self, word: usize, seen: u64) -> Result<(), String> {
+        let content = self.content();
+        let expected = self.word_of(word, content);
+        if seen == expected {
+            return Ok(());
+        }
+        Err(self.sentence(WORDS[word], expected, seen))
+    }
+
+    fn sentence(&self, at: usize, expected: u64, seen: u64) -> String {
+        format!(
+            "page {} at {at}: expected {expected:#x} (step {}), seen {}",
+            self.page,
+            self.content().step,
+            origin(seen, self.model.pages.len())
+        )
+    }
+
     /// Compares all bytes of it with what has to be there; `Err` says what is wrong.
     pub(crate) fn check(&self, seen: &[u8]) -> Result<(), String> {
         let content = self.content();
@@ -239,13 +258,7 @@ impl Locked<'_> {
                 .and_then(|eight| eight.try_into().ok());
             eight.map_or(0, u64::from_ne_bytes)
         };
-        Err(format!(
-            "page {} at {at}: expected {:#x} (step {}), seen {}",
-            self.page,
-            word(&expected),
-            content.step,
-            origin(word(seen), self.model.pages.len())
-        ))
+        Err(self.sentence(at, word(&expected), word(seen)))
     }
 }
 
