@@ -11,6 +11,8 @@ duration=${1:?how many seconds}
 words=(--seconds "$duration")
 if [[ ${SEED:-} ]]; then words+=(--seed "$SEED"); fi
 slowness=8
-# The program ends what hangs by itself, and says what that was; the limit is for a guest that cannot.
-"$QEMU_DIR/boot.sh" --name stress --limit $((duration + 120 * slowness + 300)) --memory 2G --nodes 2 \
+# The program ends what hangs by itself, and says what that was; the limit is for a guest that cannot. After an oops,
+# whose task may have died with locks that all others need, or with CPUs that never come back, it mostly cannot.
+limit=$((duration + 120 * slowness + 300))
+"$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 2G --nodes 2 --append "oops=panic softlockup_panic=1" \
     env SLOWNESS=$slowness mmapdev-stress "${words[@]}"
