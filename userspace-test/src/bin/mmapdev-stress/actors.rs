@@ -20,6 +20,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -442,7 +443,7 @@ impl<'a> Actor<'a> {
         let lowest = PAGES - 1 - self.random.below(longest);
         self.scene.board.is_at(self.number, lowest);
         let mut pages = self.scene.model.lock_run(lowest, PAGES - lowest);
-        for _ in 0..4 {
+        for _ in 0..8 {
             let end = self.any_end(lowest);
             let cut = &mut pages[end - lowest..];
             let copy = self.shrink(cut, end)?;
@@ -484,12 +485,18 @@ impl<'a> Actor<'a> {
         }
         self.scene.end.store(end, SeqCst);
         let first = end - self.random.below(2);
-        let pages = (1 + self.random.below(2 * HUGE_PAGE / PAGE)).min(PAGES - first);
+        let longest = [4, 64, 64, 600][self.random.below(4)];
+        let pages = (1 + self.random.below(longest)).min(PAGES - first);
         let advice = self.populating();
         let delay = Duration::from_micros(self.random.below(4000) as u64);
         let scene = self.scene;
+        let both = Barrier::new(2);
         thread::scope(|scope| -> io::Result<()> {
-            let populating = scope.spawn(move || scene.populate(first, pages, advice));
+            let populating = scope.spawn(|| {
+                both.wait();
+                scene.populate(first, pages, advice)
+            });
+            both.wait();
             thread::sleep(delay);
             self.set_size(end)?;
             populating
