@@ -22,6 +22,7 @@
 //! | [`module`] | loading and unloading the module |
 //! | [`kernel_log`] | the kernel's messages and taint flags since a moment, and which of them are bad |
 //! | [`child`] | child processes that report results, panics and faults faithfully |
+//! | [`fail_nth`] | allocations that fail on purpose |
 //! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
@@ -32,6 +33,7 @@ pub mod cgroup;
 pub mod child;
 pub mod control;
 pub mod device;
+pub mod fail_nth;
 pub mod kernel_log;
 pub mod mapping;
 pub mod memory;

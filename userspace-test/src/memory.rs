@@ -27,6 +27,19 @@ pub fn settled_free() -> io::Result<u64> {
     Ok(free_pages(&text) * PAGE as u64)
 }
 
+/// Has each of the kernel's caches of small objects give back the pages that hold none; KASAN holds what was
+/// freed back for a time, and gives that back as well.
+pub fn shrink_slabs() -> io::Result<()> {
+    for cache in fs::read_dir("/sys/kernel/slab")? {
+        let cache = cache?;
+        // Several names may be one cache.
+        if cache.file_type()?.is_dir() {
+            fs::write(cache.path().join("shrink"), "1")?;
+        }
+    }
+    Ok(())
+}
+
 /// Adds up the free pages of `/proc/zoneinfo`: each zone's, and in its `pagesets` each CPU's.
 fn free_pages(zoneinfo: &str) -> u64 {
     let number = |line: &str, name: &str| -> Option<u64> {

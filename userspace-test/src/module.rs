@@ -50,6 +50,12 @@ impl Loaded {
         Ok(Self(()))
     }
 
+    /// Loads the module from a file that is open already, and does nothing else.
+    pub fn from_file(file: &File, parameters: &CStr) -> io::Result<Self> {
+        rustix::system::finit_module(file, parameters, 0)?;
+        Ok(Self(()))
+    }
+
     /// Loads the module that the rig has built without tracepoints, for the benchmark.
     pub fn untraced(parameters: &str) -> io::Result<Self> {
         insert(&Path::new(FOLDER).join("mmapdev-untraced.ko"), parameters)?;

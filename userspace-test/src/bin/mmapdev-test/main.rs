@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod accounting;
+mod allocations;
 mod control;
 mod core_dump;
 mod ctl;
@@ -197,7 +198,11 @@ fn main() {
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
         leaks::begin().expect("a kernel with kmemleak");
-        &[("kunit", kunit::TESTS), ("leaks", leaks::TESTS)]
+        &[
+            ("kunit", kunit::TESTS),
+            ("allocations", allocations::TESTS),
+            ("leaks", leaks::TESTS),
+        ]
     } else {
         &[]
     };

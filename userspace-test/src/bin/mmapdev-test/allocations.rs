@@ -1,0 +1,1114 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Each call and each touch with its n-th allocation failing, n = 1, 2, 3... until it passes.
+//!
+//! What the kernel's user cannot get, it says with an error that is expected there, or does without; nothing is
+//! lost, and the device works afterwards. Copies from and to a program's memory fail in the same way, as if that
+//! were gone. How many there were is in the kernel's log.
+//!
+//! C file: `lib/fault-inject.c`.
+
+use crate::Test;
+use mmapdev_userspace::control::{self, Control};
+use mmapdev_userspace::device::{self, Device};
+use mmapdev_userspace::fail_nth::{FailCache, FailNth};
+use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
+use mmapdev_userspace::module::{self, Loaded};
+use mmapdev_userspace::{abi, memory, HUGE_PAGE, KIB, MIB, PAGE};
+use rustix::event::{epoll, poll, PollFd, PollFlags};
+use rustix::fs::{fsync, memfd_create, seek, sendfile, MemfdFlags, OFlags, SeekFrom};
+use rustix::io::{pread, pwrite, Errno};
+use rustix::mm::{Advice, MapFlags, MprotectFlags};
+use rustix::pipe::{pipe_with, splice, PipeFlags, SpliceFlags};
+use rustix::time::Timespec;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+const SIZE: usize = 8 * MIB;
+const HUGE: &str = "huge=1 size_mib=8";
+const MIDDLE: &str = "huge=1 size_mib=8 folio_kib=64";
+const SMALL: &str = "huge=0 size_mib=8";
+const NONE: &str = "devices=0";
+
+const fn test(name: &'static str, parameters: &'static str, body: fn() -> io::Result<()>) -> Test {
+    Test {
+        limit: LIMIT,
+        ..Test::with(name, parameters, body)
+    }
+}
+
+const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
+
+pub(crate) const TESTS: &[Test] = &[
+    test("opening", HUGE, opening),
+    test("mapping", HUGE, mapping),
+    test("changing_a_part_of_a_mapping", HUGE, protecting),
+    test("first_read_in_huge_pages", HUGE, first_read),
+    test("first_read_in_64_kib", MIDDLE, first_read),
+    test("first_read_in_small_pages", SMALL, first_read),
+    test("first_write_in_huge_pages", HUGE, first_write),
+    test("first_write_in_64_kib", MIDDLE, first_write),
+    test("first_write_in_small_pages", SMALL, first_write),
+    test("touch_of_what_is_there_in_huge_pages", HUGE, present_touch),
+    test("touch_of_what_is_there_in_64_kib", MIDDLE, present_touch),
+    test(
+        "touch_of_what_is_there_in_small_pages",
+        SMALL,
+        present_touch,
+    ),
+    test("private_copy_in_huge_pages", HUGE, private_copy),
+    test("private_copy_in_small_pages", SMALL, private_copy),
+    test("populating_in_huge_pages", HUGE, populating),
+    test("populating_in_64_kib", MIDDLE, populating),
+    test("populating_in_small_pages", SMALL, populating),
+    test("reading_what_is_absent", HUGE, reading_absent),
+    test("reading_what_is_there_in_huge_pages", HUGE, reading),
+    test("reading_what_is_there_in_small_pages", SMALL, reading),
+    test("writing_in_huge_pages", HUGE, writing),
+    test("writing_in_64_kib", MIDDLE, writing),
+    test("writing_in_small_pages", SMALL, writing),
+    test("splicing_out_what_is_there", SMALL, splicing_data),
+    test("splicing_out_what_is_absent", HUGE, splicing_hole),
+    test("splicing_in", SMALL, splicing_in),
+    test("sending_out", HUGE, sending),
+    test("fsync_and_msync", HUGE, syncing),
+    test("growing", HUGE, growing),
+    test("shrinking_through_a_huge_page", HUGE, shrinking),
+    test("shrinking_in_small_pages", SMALL, shrinking),
+    test("punching_within_a_huge_page", HUGE, punching),
+    test("punching_in_small_pages", SMALL, punching),
+    test("creating", NONE, creating),
+    test("destroying_by_name", NONE, || {
+        destroying(|control, _| control.destroy(NAME))
+    }),
+    test("destroying_by_the_own_node", NONE, || {
+        destroying(|_, device| device.destroy())
+    }),
+    test("asking", HUGE, asking),
+    test("taking_events", SMALL, taking_events),
+    test("listing", "devices=3 size_mib=1", listing),
+    test("polling", SMALL, polling),
+    test("epolling", SMALL, epolling),
+    test("seeking", HUGE, seeking),
+    test("reading_fdinfo", HUGE, reading_fdinfo),
+    test("reading_counters_in_debugfs", HUGE, reading_debugfs),
+    Test {
+        limit: LOADING,
+        ..Test::without_module("loading", loading)
+    },
+    Test {
+        limit: LIMIT,
+        ..Test::without_module("unloading", unloading)
+    },
+    test("no_node_of_the_page_cache_in_huge_pages", HUGE, no_nodes),
+    test("no_node_of_the_page_cache_in_64_kib", MIDDLE, no_nodes),
+    test("no_node_of_the_page_cache_in_small_pages", SMALL, no_nodes),
+];
+
+/// Each of the several hundred failures is followed by loading it with success.
+const LOADING: Option<Duration> = Some(Duration::from_secs(120));
+
+/// More than any of these calls allocates: a call that gets there never ends to fail.
+const GUARD: u32 = 5000;
+
+/// How much less memory may be free after all failures of a call than before them: what the rest of the guest does
+/// meanwhile, and the tables of the tools that look for mistakes, which grow. The least that would be lost by a call
+/// that loses a huge page once is more.
+const TOLERANCE: u64 = MIB as u64;
+
+/// What becomes of a call while memory is short.
+enum Fails {
+    /// It allocates nothing, and copies nothing that may fail.
+    Never,
+    /// It fails with each of these for some n, and with no other error; or it does without.
+    With(&'static [Errno]),
+}
+
+/// Says of which n a failed assertion is.
+struct Place(u32);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("with the allocation {} failing", self.0);
+        }
+    }
+}
+
+/// Runs `act` with its first allocation failing, then with its second, until there are no more.
+///
+/// Each time on what `prepare` has made, and then `check` looks at what was made of it: it is given the answer, and
+/// whether that may be a part of what was asked for, as something has failed.
+fn each<S, T>(
+    name: &str,
+    fails: &Fails,
+    mut prepare: impl FnMut() -> io::Result<S>,
+    mut act: impl FnMut(&mut S) -> io::Result<T>,
+    mut check: impl FnMut(S, io::Result<T>, bool) -> io::Result<()>,
+) -> io::Result<()> {
+    // The first time leaves things behind that are the kernel's to keep.
+    let mut state = prepare()?;
+    let result = Ok(act(&mut state)?);
+    check(state, result, false)?;
+
+    let failing = FailNth::begin()?;
+    let before = settled_free()?;
+    let mut errors = BTreeSet::new();
+    let mut n = 0;
+    loop {
+        n += 1;
+        assert!(n < GUARD, "{name} never passes");
+        let _place = Place(n);
+        let mut state = prepare()?;
+        let (result, was_reached) = failing.run(n, || act(&mut state))?;
+        if let Err(error) = &result {
+            assert!(was_reached, "{name} fails for itself: {error}");
+            errors.insert(error.raw_os_error());
+        }
+        check(state, result, was_reached)?;
+        if !was_reached {
+            break;
+        }
+    }
+    drop(failing);
+    let lost = before.saturating_sub(settled_free()?);
+    let expected: BTreeSet<_> = match fails {
+        Fails::Never => BTreeSet::new(),
+        Fails::With(errors) => errors
+            .iter()
+            .map(|error| Some(error.raw_os_error()))
+            .collect(),
+    };
+    let failed = n - 1;
+    let numbers = errors
+        .iter()
+        .map(|error| error.unwrap_or_default().to_string());
+    let numbers = numbers.collect::<Vec<_>>().join(" ");
+    fs::write(
+        "/dev/kmsg",
+        format!("mmapdev-test: {name}: {failed} failures, errors [{numbers}], {lost} bytes less\n"),
+    )?;
+    assert_eq!(errors, expected, "{name}: the errors of {failed} failures");
+    assert_eq!(
+        failed == 0,
+        matches!(fails, Fails::Never),
+        "{name}: {failed} failures"
+    );
+    assert!(
+        lost <= TOLERANCE,
+        "{name}: {lost} bytes lost by {failed} failures"
+    );
+    Ok(())
+}
+
+fn settled_free() -> io::Result<u64> {
+    memory::shrink_slabs()?;
+    memory::settled_free()
+}
+
+/// Bytes at the end of the device that no act is about.
+const KEPT: &[u8] = b"kept, whatever fails";
+const KEPT_AT: usize = SIZE - PAGE;
+
+/// Where pages are that are brought in: in one piece of 64 KiB, in another, and in another huge page.
+const PLACES: [usize; 4] = [0, PAGE, 64 * KIB, HUGE_PAGE];
+
+/// Takes all memory out of the device but for [`KEPT`].
+fn renew(device: &Device) -> io::Result<()> {
+    device.punch(0, SIZE as u64)?;
+    assert_eq!(pwrite(device, KEPT, KEPT_AT as u64)?, KEPT.len());
+    Ok(())
+}
+
+/// An open device with nothing in it but [`KEPT`], and a fresh mapping.
+fn renewed(device: &Device) -> io::Result<Mapping> {
+    renew(device)?;
+    Mapping::shared(device, SIZE)
+}
+
+/// Reads bytes by a call.
+fn bytes(device: &Device, at: usize, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0xEE; len];
+    assert_eq!(pread(device, &mut bytes, at as u64)?, len);
+    Ok(bytes)
+}
+
+/// Checks that a device works, by both ways, at places of all kinds.
+fn works(device: &Device) -> io::Result<()> {
+    let size = device.size()?;
+    let mapping = Mapping::shared(device, size)?;
+    for at in [0, 3 * PAGE + 1, 80 * KIB, HUGE_PAGE + 5, 5 * MIB, size - 1] {
+        if at >= size {
+            continue;
+        }
+        let value = mapping.load(at) ^ 0x5A;
+        mapping.store(at, value);
+        assert_eq!(bytes(device, at, 1)?, [value], "stored at {at}");
+        assert_eq!(pwrite(device, &[value.wrapping_add(1)], at as u64)?, 1);
+        assert_eq!(mapping.load(at), value.wrapping_add(1), "written at {at}");
+        assert_eq!(pwrite(device, &[value ^ 0x5A], at as u64)?, 1);
+    }
+    Ok(())
+}
+
+/// Checks that the bytes that no act is about are there, and that the device works.
+fn is_unharmed(device: &Device) -> io::Result<()> {
+    assert_eq!(bytes(device, KEPT_AT, KEPT.len())?, KEPT);
+    assert_eq!(device.size()?, SIZE);
+    works(device)?;
+    assert_eq!(bytes(device, KEPT_AT, KEPT.len())?, KEPT);
+    Ok(())
+}
+
+/// Bytes none of which is 0.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at % 251) as u8 + 1).collect()
+}
+
+fn opening() -> io::Result<()> {
+    let other = Device::open()?;
+    renew(&other)?;
+    each(
+        "opening",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        || Ok(()),
+        |()| Device::open(),
+        |(), result, _| {
+            let open = 1 + u32::from(result.is_ok());
+            assert_eq!(other.info()?.open_files, open);
+            drop(result);
+            assert_eq!(other.info()?.open_files, 1);
+            is_unharmed(&Device::open()?)
+        },
+    )
+}
+
+fn mapping() -> io::Result<()> {
+    let device = Device::open()?;
+    renew(&device)?;
+    each(
+        "mapping",
+        &Fails::With(&[Errno::NOMEM]),
+        || Ok(()),
+        |()| Mapping::shared(&device, SIZE),
+        |(), result, _| {
+            if let Ok(mapping) = result {
+                assert_eq!(mapping.read(KEPT_AT, KEPT.len()), KEPT);
+            }
+            is_unharmed(&device)
+        },
+    )
+}
+
+/// A mapping becomes three, or stays one.
+fn protecting() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "changing a part of a mapping",
+        &Fails::With(&[Errno::NOMEM]),
+        || {
+            let mapping = renewed(&device)?;
+            mapping.touch_write(0, 2 * HUGE_PAGE, 1);
+            Ok(mapping)
+        },
+        |mapping| mapping.protect(PAGE, HUGE_PAGE, MprotectFlags::READ),
+        |mapping, _, _| {
+            for page in (0..2 * HUGE_PAGE).step_by(PAGE) {
+                assert_eq!(mapping.load(page), 1);
+            }
+            mapping.protect(0, SIZE, MprotectFlags::READ | MprotectFlags::WRITE)?;
+            mapping.touch_write(0, 2 * HUGE_PAGE, 2);
+            is_unharmed(&device)
+        },
+    )
+}
+
+/// A touch is made again until it can be answered: no error is left.
+fn first_read() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "first read",
+        &Fails::With(&[]),
+        || renewed(&device),
+        |mapping| Ok(PLACES.map(|at| mapping.load(at))),
+        |mapping, result, _| {
+            assert_eq!(result?, PLACES.map(|_| 0));
+            for at in PLACES {
+                assert_eq!(bytes(&device, at, PAGE)?, [0; PAGE]);
+                mapping.store(at, 9);
+                assert_eq!(bytes(&device, at, 1)?, [9]);
+            }
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn first_write() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "first write",
+        &Fails::With(&[]),
+        || renewed(&device),
+        |mapping| {
+            PLACES.map(|at| mapping.store(at, 7));
+            Ok(())
+        },
+        |mapping, result, _| {
+            result?;
+            for at in PLACES {
+                let mut page = [0; PAGE];
+                page[0] = 7;
+                assert_eq!(bytes(&device, at, PAGE)?, page);
+                assert_eq!(mapping.read(at, PAGE), page);
+            }
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn present_touch() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "touch of what is there",
+        &Fails::With(&[]),
+        || {
+            let mapping = renewed(&device)?;
+            for at in PLACES {
+                pwrite(&device, &[3], at as u64)?;
+            }
+            Ok(mapping)
+        },
+        |mapping| Ok(PLACES.map(|at| mapping.load(at))),
+        |mapping, result, _| {
+            assert_eq!(result?, PLACES.map(|_| 3));
+            mapping.store(0, 4);
+            assert_eq!(bytes(&device, 0, 1)?, [4]);
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn private_copy() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "private copy",
+        &Fails::With(&[]),
+        || {
+            renew(&device)?;
+            for at in PLACES {
+                pwrite(&device, &[3], at as u64)?;
+            }
+            Mapping::new(&device, SIZE, READ_WRITE, MapFlags::PRIVATE, 0)
+        },
+        |mapping| {
+            PLACES.map(|at| mapping.store(at, 5));
+            Ok(())
+        },
+        |mapping, result, _| {
+            result?;
+            for at in PLACES {
+                assert_eq!((mapping.load(at), bytes(&device, at, 1)?[0]), (5, 3));
+            }
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn populating() -> io::Result<()> {
+    const START: usize = HUGE_PAGE - 128 * KIB;
+    const LEN: usize = 256 * KIB;
+    let device = Device::open()?;
+    each(
+        "populating",
+        &Fails::With(&[Errno::NOMEM]),
+        || renewed(&device),
+        |mapping| mapping.advise(START, LEN, Advice::LinuxPopulateWrite),
+        |mapping, _, _| {
+            assert_eq!(bytes(&device, START, LEN)?, [0; LEN]);
+            mapping.advise(START, LEN, Advice::LinuxPopulateWrite)?;
+            assert!(device.info()?.resident_bytes >= LEN as u64);
+            is_unharmed(&device)
+        },
+    )
+}
+
+/// Where calls read and write: on both sides of the edge of a huge page, and not whole pages.
+const AT: usize = HUGE_PAGE - PAGE - 5;
+const LEN: usize = 3 * PAGE + 77;
+
+fn reading_absent() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "reading what is absent",
+        &Fails::Never,
+        || {
+            renew(&device)?;
+            Ok(vec![0xEE; LEN])
+        },
+        |buffer| Ok(pread(&device, buffer, AT as u64)?),
+        |buffer, result, _| {
+            assert_eq!((result?, buffer), (LEN, vec![0; LEN]));
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn reading() -> io::Result<()> {
+    let device = Device::open()?;
+    let written = pattern(LEN);
+    each(
+        "reading what is there",
+        &Fails::With(&[Errno::FAULT]),
+        || {
+            renew(&device)?;
+            assert_eq!(pwrite(&device, &written, AT as u64)?, LEN);
+            Ok(vec![0xEE; LEN])
+        },
+        |buffer| Ok(pread(&device, buffer, AT as u64)?),
+        |buffer, result, may_be_short| {
+            let count = result.unwrap_or(0);
+            assert!(count == LEN || may_be_short);
+            assert_eq!(buffer[..count], written[..count]);
+            assert_eq!(bytes(&device, AT, LEN)?, written);
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn writing() -> io::Result<()> {
+    let device = Device::open()?;
+    let written = pattern(LEN);
+    each(
+        "writing",
+        &Fails::With(&[Errno::NOMEM]),
+        || renew(&device),
+        |()| Ok(pwrite(&device, &written, AT as u64)?),
+        |(), result, may_be_short| {
+            let count = result.unwrap_or(0);
+            assert!(count == LEN || may_be_short);
+            let seen = bytes(&device, AT, LEN)?;
+            assert_eq!(seen[..count], written[..count]);
+            assert_eq!(seen[count..], vec![0; LEN - count]);
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+/// Takes bytes out of a pipe that has them.
+fn drain(reader: &OwnedFd, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0xEE; len];
+    File::from(reader.try_clone()?).read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The offset is copied back after the pages have gone over; then the answer is an error, and the pipe has them.
+fn splicing_data() -> io::Result<()> {
+    let device = Device::open()?;
+    let written = pattern(LEN);
+    splicing_out(
+        "splicing out what is there",
+        &Fails::With(&[Errno::FAULT]),
+        &device,
+        &written,
+    )
+}
+
+fn splicing_hole() -> io::Result<()> {
+    let fails = Fails::With(&[Errno::NOMEM, Errno::FAULT]);
+    splicing_out(
+        "splicing out what is absent",
+        &fails,
+        &Device::open()?,
+        &[0; LEN],
+    )
+}
+
+fn splicing_out(name: &str, fails: &Fails, device: &Device, expected: &[u8]) -> io::Result<()> {
+    each(
+        name,
+        fails,
+        || {
+            renew(device)?;
+            if expected[0] != 0 {
+                assert_eq!(pwrite(device, expected, AT as u64)?, LEN);
+            }
+            pipe()
+        },
+        |(_, writer)| {
+            let flags = SpliceFlags::empty();
+            Ok(splice(
+                device,
+                Some(&mut (AT as u64)),
+                &*writer,
+                None,
+                LEN,
+                flags,
+            )?)
+        },
+        |(reader, _writer), result, may_be_short| {
+            if let Ok(count) = result {
+                assert!(count == LEN || may_be_short && count > 0);
+                assert_eq!(drain(&reader, count)?, expected[..count]);
+            }
+            assert_eq!(bytes(device, AT, LEN)?, expected);
+            is_unharmed(device)
+        },
+    )
+}
+
+fn splicing_in() -> io::Result<()> {
+    let device = Device::open()?;
+    let written = pattern(LEN);
+    each(
+        "splicing in",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        || {
+            renew(&device)?;
+            let (reader, writer) = pipe()?;
+            File::from(writer.try_clone()?).write_all(&written)?;
+            Ok((reader, writer))
+        },
+        |(reader, _)| {
+            let flags = SpliceFlags::empty();
+            Ok(splice(
+                &*reader,
+                None,
+                &device,
+                Some(&mut (AT as u64)),
+                LEN,
+                flags,
+            )?)
+        },
+        |_pipe, result, may_be_short| {
+            let seen = bytes(&device, AT, LEN)?;
+            let count = seen.iter().position(|&byte| byte == 0).unwrap_or(LEN);
+            assert_eq!(seen[..count], written[..count]);
+            assert_eq!(seen[count..], vec![0; LEN - count]);
+            if let Ok(answer) = result {
+                assert_eq!(answer, count);
+                assert!(count == LEN || may_be_short);
+            }
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn sending() -> io::Result<()> {
+    let device = Device::open()?;
+    let written = pattern(LEN);
+    each(
+        "sending out",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        || {
+            renew(&device)?;
+            assert_eq!(pwrite(&device, &written, AT as u64)?, LEN);
+            Ok(memfd_create("other end", MemfdFlags::CLOEXEC)?)
+        },
+        |memfd| Ok(sendfile(&*memfd, &device, Some(&mut (AT as u64)), LEN)?),
+        |memfd, result, may_be_short| {
+            if let Ok(count) = result {
+                assert!(count == LEN || may_be_short && count > 0);
+                let mut seen = vec![0; count];
+                assert_eq!(pread(&memfd, &mut seen, 0)?, count);
+                assert_eq!(seen, written[..count]);
+            }
+            assert_eq!(bytes(&device, AT, LEN)?, written);
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn syncing() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "fsync and msync",
+        &Fails::Never,
+        || {
+            let mapping = renewed(&device)?;
+            mapping.store(0, 6);
+            Ok(mapping)
+        },
+        |mapping| {
+            fsync(&device)?;
+            mapping.sync()
+        },
+        |mapping, result, _| {
+            result?;
+            assert_eq!((mapping.load(0), bytes(&device, 0, 1)?[0]), (6, 6));
+            is_unharmed(&device)
+        },
+    )
+}
+
+/// The size is the old one or the new one. It is the new one also where only the answer could not be told.
+fn growing() -> io::Result<()> {
+    let old = 3 * MIB;
+    let device = Device::open()?;
+    let written = pattern(LEN);
+    each(
+        "growing",
+        &Fails::With(&[Errno::FAULT]),
+        || {
+            device.resize(old as u64)?;
+            device.punch(0, old as u64)?;
+            assert_eq!(pwrite(&device, &written, AT as u64)?, LEN);
+            Ok(())
+        },
+        |()| device.resize(SIZE as u64),
+        |(), result, _| {
+            let size = device.size()?;
+            assert!(size == SIZE || size == old && result.is_err(), "{size}");
+            assert_eq!(bytes(&device, AT, LEN)?, written);
+            works(&device)?;
+            device.resize(SIZE as u64)?;
+            assert_eq!(bytes(&device, AT, LEN)?, written);
+            assert!(bytes(&device, old, SIZE - old)?
+                .iter()
+                .all(|&byte| byte == 0));
+            Ok(())
+        },
+    )
+}
+
+/// Fills the first two huge pages, by a mapping that stays.
+fn filled(device: &Device, bytes: &[u8]) -> io::Result<Mapping> {
+    device.resize(SIZE as u64)?;
+    let mapping = renewed(device)?;
+    mapping.write(0, bytes);
+    Ok(mapping)
+}
+
+/// As in [`growing`]. Where a huge page cannot be split, what is beyond the end is still gone.
+fn shrinking() -> io::Result<()> {
+    let new = HUGE_PAGE + 5 * PAGE;
+    let device = Device::open()?;
+    let written = pattern(2 * HUGE_PAGE);
+    each(
+        "shrinking",
+        &Fails::With(&[Errno::FAULT]),
+        || filled(&device, &written),
+        |_| device.resize(new as u64),
+        |mapping, result, _| {
+            let size = device.size()?;
+            assert!(size == new || size == SIZE && result.is_err(), "{size}");
+            if size == SIZE {
+                assert!(mapping.read(0, written.len()) == written);
+                assert_eq!(mapping.read(KEPT_AT, KEPT.len()), KEPT);
+            }
+            works(&device)?;
+            device.resize(new as u64)?;
+            assert!(mapping.read(0, new) == written[..new]);
+            device.resize(SIZE as u64)?;
+            assert!(mapping.read(0, new) == written[..new]);
+            assert!(mapping.read(new, SIZE - new).iter().all(|&byte| byte == 0));
+            assert!(bytes(&device, 0, new)? == written[..new]);
+            works(&device)
+        },
+    )
+}
+
+/// The range is what it was or zeros, as a whole, and the bytes around it are there. As in [`growing`], it is zeros
+/// also where only the answer could not be told.
+fn punching() -> io::Result<()> {
+    let (start, len) = (HUGE_PAGE + 3 * PAGE + 5, 20 * PAGE);
+    let device = Device::open()?;
+    let written = pattern(2 * HUGE_PAGE);
+    let mut punched = written.clone();
+    punched[start..start + len].fill(0);
+    each(
+        "punching",
+        &Fails::With(&[Errno::FAULT]),
+        || filled(&device, &written),
+        |_| device.punch(start as u64, len as u64),
+        |mapping, result, _| {
+            let seen = mapping.read(0, written.len());
+            assert!(seen == punched || seen == written && result.is_err());
+            assert!(bytes(&device, 0, written.len())? == seen);
+            device.punch(start as u64, len as u64)?;
+            assert!(mapping.read(0, written.len()) == punched);
+            is_unharmed(&device)
+        },
+    )
+}
+
+const NAME: &str = "short-of-memory";
+
+/// A device that could not be made is not there, and its name is free; also where only its id could not be told.
+///
+/// `EBUSY`, because that is what the kernel makes of it where it has no memory to note the number of a node.
+fn creating() -> io::Result<()> {
+    let control = Control::open()?;
+    let node = control::node(NAME);
+    each(
+        "creating",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT, Errno::BUSY]),
+        || control::memory(NAME, SIZE as u64),
+        |plan| control.create(*plan),
+        |plan, result, _| {
+            if result.is_err() {
+                assert!(!node.exists());
+                assert_eq!(control.list()?, []);
+                control.create(plan)?;
+            }
+            assert_eq!(control.list()?.len(), 1);
+            let device = Device::open_with(&node, OFlags::RDWR)?;
+            works(&device)?;
+            control.destroy(NAME)
+        },
+    )
+}
+
+/// The device is there and can be destroyed, or it is gone, which it is also where only that could not be told.
+fn destroying(destroy: fn(&Control, &Device) -> io::Result<()>) -> io::Result<()> {
+    let control = Control::open()?;
+    let node = control::node(NAME);
+    each(
+        "destroying",
+        &Fails::With(&[Errno::FAULT]),
+        || {
+            let device = control.create_and_open(NAME, SIZE as u64)?;
+            let mapping = renewed(&device)?;
+            mapping.store(0, 1);
+            Ok((device, mapping))
+        },
+        |(device, _)| destroy(&control, device),
+        |(device, mapping), result, _| {
+            if node.exists() {
+                assert!(result.is_err());
+                assert_eq!(mapping.load(0), 1);
+                is_unharmed(&device)?;
+                control.destroy(NAME)?;
+            }
+            crate::assert_errno(control.destroy(NAME), Errno::NOENT, "gone");
+            crate::assert_errno(device.info(), Errno::NODEV, "gone");
+            assert_eq!(control.list()?, []);
+            let next = control.create_and_open(NAME, SIZE as u64)?;
+            works(&next)?;
+            control.destroy(NAME)
+        },
+    )
+}
+
+/// A request of a device, by one of its nodes.
+type Request = fn(&Device, &Control) -> io::Result<()>;
+
+fn asking() -> io::Result<()> {
+    let (device, control) = (Device::open()?, Control::open()?);
+    renew(&device)?;
+    let requests: [(&str, Request); 4] = [
+        ("asking what a device is", |device, _| {
+            device.info().map(drop)
+        }),
+        ("asking by the control node", |_, control| {
+            control.info("0").map(drop)
+        }),
+        ("asking for the counters", |device, _| {
+            device.counters().map(drop)
+        }),
+        ("asking for a page frame", |device, _| {
+            device.frame(KEPT_AT as u64).map(drop)
+        }),
+    ];
+    for (name, request) in requests {
+        each(
+            name,
+            &Fails::With(&[Errno::FAULT]),
+            || Ok(()),
+            |()| request(&device, &control),
+            |(), _, _| {
+                request(&device, &control)?;
+                is_unharmed(&device)
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Events that could not be told were not taken.
+fn taking_events() -> io::Result<()> {
+    let (device, ringer) = (Device::open()?, Device::open()?);
+    renew(&device)?;
+    each(
+        "taking events",
+        &Fails::With(&[Errno::FAULT]),
+        || {
+            for _ in 0..3 {
+                ringer.notify()?;
+            }
+            Ok(())
+        },
+        |()| device.take_events(),
+        |(), result, _| {
+            let taken = match result {
+                Ok(count) => count,
+                Err(_) => {
+                    assert!(look(&device)?.contains(PollFlags::PRI));
+                    device.take_events()?
+                }
+            };
+            assert_eq!(taken, 3);
+            assert!(!look(&device)?.contains(PollFlags::PRI));
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn listing() -> io::Result<()> {
+    let control = Control::open()?;
+    let all = control.list()?;
+    assert_eq!(all.len(), 3);
+    each(
+        "listing",
+        &Fails::With(&[Errno::FAULT]),
+        || Ok([abi::Info::default(); 3]),
+        |infos| {
+            let mut id = 0;
+            for info in infos {
+                *info = control.next(id)?.unwrap_or_default();
+                id = info.id;
+            }
+            Ok(())
+        },
+        |infos, result, _| {
+            if result.is_ok() {
+                assert_eq!(infos[..], all[..]);
+            }
+            assert_eq!(control.list()?, all);
+            works(&Device::open()?)
+        },
+    )
+}
+
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+fn look(device: &Device) -> io::Result<PollFlags> {
+    let mut fds = [PollFd::new(device, PollFlags::all())];
+    poll(&mut fds, Some(&AT_ONCE))?;
+    Ok(fds[0].revents())
+}
+
+fn polling() -> io::Result<()> {
+    let device = Device::open()?;
+    renew(&device)?;
+    device.notify()?;
+    each(
+        "polling",
+        &Fails::With(&[Errno::FAULT]),
+        || Ok(()),
+        |()| look(&device),
+        |(), result, _| {
+            let expected = PollFlags::IN | PollFlags::OUT | PollFlags::PRI;
+            if let Ok(events) = result {
+                assert!(events.contains(expected), "{events:?}");
+            }
+            assert!(look(&device)?.contains(expected));
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn epolling() -> io::Result<()> {
+    let device = Device::open()?;
+    renew(&device)?;
+    device.notify()?;
+    let watch = |device: &Device| -> io::Result<usize> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(7);
+        epoll::add(&set, device, data, epoll::EventFlags::PRI)?;
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data,
+        }];
+        Ok(epoll::wait(&set, &mut events[..], Some(&AT_ONCE))?)
+    };
+    each(
+        "epolling",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        || Ok(()),
+        |()| watch(&device),
+        |(), result, _| {
+            if let Ok(count) = result {
+                assert_eq!(count, 1);
+            }
+            assert_eq!(watch(&device)?, 1);
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn seeking() -> io::Result<()> {
+    let device = Device::open()?;
+    each(
+        "seeking",
+        &Fails::Never,
+        || {
+            renew(&device)?;
+            pwrite(&device, &[1], HUGE_PAGE as u64)?;
+            Ok(())
+        },
+        |()| {
+            let places = [SeekFrom::Data(0), SeekFrom::Hole(0), SeekFrom::End(-5)];
+            let mut answers = [0; 3];
+            for (answer, place) in answers.iter_mut().zip(places) {
+                *answer = seek(&device, place)?;
+            }
+            Ok(answers)
+        },
+        |(), result, _| {
+            assert_eq!(result?, [HUGE_PAGE as u64, 0, SIZE as u64 - 5]);
+            is_unharmed(&device)
+        },
+    )
+}
+
+/// Opens a file and reads its start, without more memory than there is.
+fn read_start(path: &Path) -> io::Result<([u8; 4096], usize)> {
+    let mut text = [0; 4096];
+    let count = File::open(path)?.read_at(&mut text, 0)?;
+    Ok((text, count))
+}
+
+/// `ENOENT`, because that is what procfs makes of it where it has no memory for the file.
+fn reading_fdinfo() -> io::Result<()> {
+    let device = Device::open()?;
+    renew(&device)?;
+    let path = format!("/proc/self/fdinfo/{}", device.as_fd().as_raw_fd());
+    reading_file(
+        "reading fdinfo",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT, Errno::NOENT]),
+        Path::new(&path),
+        "mmapdev-state:\talive",
+    )?;
+    is_unharmed(&device)
+}
+
+fn reading_debugfs() -> io::Result<()> {
+    let device = Device::open()?;
+    renew(&device)?;
+    reading_file(
+        "reading the counters in debugfs",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        Path::new("/sys/kernel/debug/mmapdev/mmapdev0"),
+        "bytes_written",
+    )?;
+    is_unharmed(&device)
+}
+
+fn reading_file(name: &str, fails: &Fails, path: &Path, expected: &str) -> io::Result<()> {
+    let has_all = |(text, count): ([u8; 4096], usize)| {
+        let text = String::from_utf8_lossy(&text[..count]).into_owned();
+        assert!(text.contains(expected), "{text}");
+    };
+    each(
+        name,
+        fails,
+        || Ok(()),
+        |()| read_start(path),
+        |(), result, _| {
+            result.map(has_all).unwrap_or_default();
+            has_all(read_start(path)?);
+            Ok(())
+        },
+    )
+}
+
+/// The module is loaded or it is not, and then it can be. Where it is, a device of load time may be missing, which
+/// the kernel's log says, and others can be made.
+fn loading() -> io::Result<()> {
+    let file = File::open(module::file())?;
+    each(
+        "loading",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT, Errno::BUSY]),
+        || Ok(()),
+        |()| Loaded::from_file(&file, c"huge=1 size_mib=8"),
+        |(), result, was_short| {
+            let module = match result {
+                Ok(module) => module,
+                Err(_) => {
+                    assert!(!module::is_loaded());
+                    assert!(!Path::new(control::PATH).exists());
+                    assert!(!Path::new(device::FIRST).exists());
+                    Loaded::from_file(&file, c"huge=1 size_mib=8")?
+                }
+            };
+            {
+                let control = Control::open()?;
+                if was_short && control.list()?.is_empty() {
+                    control.create(control::memory("0", SIZE as u64)?)?;
+                }
+                works(&Device::open()?)?;
+            }
+            module.unload()
+        },
+    )
+}
+
+fn unloading() -> io::Result<()> {
+    let file = File::open(module::file())?;
+    each(
+        "unloading",
+        &Fails::With(&[Errno::FAULT]),
+        || {
+            // Its end is the act's, or the check's.
+            std::mem::forget(Loaded::from_file(&file, c"huge=1 size_mib=8")?);
+            works(&Device::open()?)
+        },
+        |()| module::remove(),
+        |(), result, _| {
+            if result.is_err() {
+                works(&Device::open()?)?;
+                module::remove()?;
+            }
+            assert!(!module::is_loaded());
+            Ok(())
+        },
+    )
+}
+
+/// A folio that cannot be put into the page cache, because that gets no node for it, is given back.
+///
+/// A single failure does not do it: the page cache asks once more.
+fn no_nodes() -> io::Result<()> {
+    // With so many, one page each is more than may be missing.
+    const ROUNDS: u64 = 1 + TOLERANCE / PAGE as u64;
+    let device = Device::open()?;
+    let failing = FailCache::begin("radix_tree_node")?;
+    let try_all = || -> io::Result<()> {
+        let mapping = Mapping::shared(&device, SIZE)?;
+        // Not the first page, which a page cache holds without a node.
+        let (touched, written) = failing.run(|| {
+            let touched = mapping.advise(PAGE, PAGE, Advice::LinuxPopulateWrite);
+            (touched, pwrite(&device, &[1], HUGE_PAGE as u64))
+        })?;
+        crate::assert_errno(touched, Errno::NOMEM, "touching");
+        assert_eq!(written, Err(Errno::NOMEM));
+        Ok(())
+    };
+    try_all()?;
+    let before = settled_free()?;
+    for _ in 0..ROUNDS {
+        try_all()?;
+    }
+    assert_eq!(device.info()?.resident_bytes, 0);
+    let lost = before.saturating_sub(settled_free()?);
+    fs::write(
+        "/dev/kmsg",
+        format!("mmapdev-test: no nodes: {lost} bytes less\n"),
+    )?;
+    assert!(lost <= TOLERANCE, "{lost} bytes lost");
+    drop(failing);
+    renew(&device)?;
+    is_unharmed(&device)
+}

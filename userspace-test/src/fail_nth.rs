@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Allocations that fail on purpose: the n-th of a call, or all of one kind.
+//!
+//! Reference: <https://docs.kernel.org/fault-injection/fault-injection.html>. The kernel has to have
+//! `CONFIG_FAILSLAB`, `CONFIG_FAIL_PAGE_ALLOC` and `CONFIG_FAULT_INJECTION_USERCOPY`. It is about the calling
+//! thread alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Which failures there are, and that each is quiet: a dump would be taken for a complaint of the kernel's.
+const KINDS: &[(&str, &str)] = &[
+    ("/sys/kernel/debug/failslab/verbose", "0"),
+    ("/sys/kernel/debug/failslab/ignore-gfp-wait", "N"),
+    ("/sys/kernel/debug/fail_page_alloc/verbose", "0"),
+    ("/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", "N"),
+    ("/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N"),
+    ("/sys/kernel/debug/fail_page_alloc/min-order", "0"),
+    ("/sys/kernel/debug/fail_usercopy/verbose", "0"),
+];
+
+/// All allocations from marked caches, of marked threads.
+const MARKED: &[(&str, &str)] = &[
+    ("/sys/kernel/debug/failslab/cache-filter", "Y"),
+    ("/sys/kernel/debug/failslab/task-filter", "Y"),
+    ("/sys/kernel/debug/failslab/interval", "1"),
+    ("/sys/kernel/debug/failslab/space", "0"),
+    ("/sys/kernel/debug/failslab/times", "-1"),
+    ("/sys/kernel/debug/failslab/probability", "100"),
+];
+
+/// Settings of the kernel's that are what they were when this is dropped.
+#[derive(Debug, Default)]
+struct Settings(Vec<(PathBuf, String)>);
+
+impl Settings {
+    fn set(&mut self, path: impl AsRef<Path>, value: &str) -> io::Result<()> {
+        let path = path.as_ref();
+        let what = |error| io::Error::other(format!("{}: {error}", path.display()));
+        let before = fs::read_to_string(path).map_err(what)?;
+        fs::write(path, value).map_err(what)?;
+        self.0.push((path.to_path_buf(), before));
+        Ok(())
+    }
+
+    fn set_all(&mut self, settings: &[(&str, &str)]) -> io::Result<()> {
+        settings
+            .iter()
+            .try_for_each(|(path, value)| self.set(path, value))
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        for (path, before) in self.0.iter().rev() {
+            // On the way out after something else has failed, which is what gets reported.
+            let _ = fs::write(path, before.trim_end());
+        }
+    }
+}
+
+/// Fails the n-th allocation, or copy from or to a program's memory, of what the calling thread does.
+#[derive(Debug)]
+pub struct FailNth {
+    counter: File,
+    _settings: Settings,
+}
+
+impl FailNth {
+    /// Prepares the kernel. What this returns is for the calling thread.
+    pub fn begin() -> io::Result<Self> {
+        let mut settings = Settings::default();
+        settings.set_all(KINDS)?;
+        Ok(Self {
+            counter: own_file("fail-nth")?,
+            _settings: settings,
+        })
+    }
+
+    /// Runs `act` with its n-th allocation failing, from 1 on. Returns what it returned, and whether there
+    /// was an n-th.
+    ///
+    /// Allocations of the kernel's count, as do page faults of the program's own memory; so `act` had better
+    /// do little beside the call that it is about.
+    pub fn run<T>(&self, n: u32, act: impl FnOnce() -> T) -> io::Result<(T, bool)> {
+        assert!(n > 0, "0 is no failure");
+        let count = n.to_string();
+        self.counter.write_all_at(count.as_bytes(), 0)?;
+        let result = act();
+        // The count goes on in these calls. A read that fails is itself the n-th copy: what it would have said
+        // is that there was one to go.
+        let mut text = [0; 16];
+        let was_reached = match self.counter.read_at(&mut text, 0) {
+            Ok(_) => text[0] == b'0',
+            Err(error) if is_bad_address(&error) => false,
+            Err(error) => return Err(error),
+        };
+        // So may this one be, which then has ended the count.
+        while let Err(error) = self.counter.write_all_at(b"0", 0) {
+            if !is_bad_address(&error) {
+                return Err(error);
+            }
+        }
+        Ok((result, was_reached))
+    }
+}
+
+/// Fails all allocations from one of the kernel's caches that are made by what the calling thread does.
+#[derive(Debug)]
+pub struct FailCache {
+    thread: File,
+    _settings: Settings,
+}
+
+impl FailCache {
+    /// Prepares the kernel for the cache of this name, which must not be merged with another. What this returns
+    /// is for the calling thread.
+    pub fn begin(cache: &str) -> io::Result<Self> {
+        let mut settings = Settings::default();
+        settings.set_all(KINDS)?;
+        let folder = Path::new("/sys/kernel/slab").join(cache);
+        settings.set(folder.join("failslab"), "1")?;
+        settings.set_all(MARKED)?;
+        Ok(Self {
+            thread: own_file("make-it-fail")?,
+            _settings: settings,
+        })
+    }
+
+    /// Runs `act` with every allocation from the cache failing.
+    pub fn run<T>(&self, act: impl FnOnce() -> T) -> io::Result<T> {
+        self.thread.write_all_at(b"1", 0)?;
+        let result = act();
+        self.thread.write_all_at(b"0", 0)?;
+        Ok(result)
+    }
+}
+
+fn own_file(name: &str) -> io::Result<File> {
+    let path = Path::new("/proc/thread-self").join(name);
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn is_bad_address(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EFAULT)
+}
