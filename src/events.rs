@@ -68,4 +68,11 @@ impl Events {
             }
         }
     }
+
+    /// Gives back what [`Self::take`] took and nobody could be told of, and has all who wait look again.
+    pub(crate) fn give_back(&self, seen: &Seen, count: u64) {
+        // Goes round as the numbers do; what others have taken meanwhile stays taken.
+        seen.0.fetch_sub(count, Full);
+        self.wake();
+    }
 }

@@ -69,8 +69,12 @@ pub(crate) fn handle<B: Backing>(
         abi::IOC_EVENTS => {
             let mut events = UserStruct::<abi::Events>::read(user, abi::EVENTS_SIZE_VER0)?;
             no_flags(events.value.flags)?;
-            events.value.count = device.events().take(open.seen());
-            events.reply()?;
+            let count = device.events().take(open.seen());
+            events.value.count = count;
+            // What cannot be told did not happen.
+            events
+                .reply()
+                .inspect_err(|_| device.events().give_back(open.seen(), count))?;
         }
         _ => return Err(ENOTTY),
     }
