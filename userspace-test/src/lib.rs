@@ -67,6 +67,8 @@ mod extent;
 #[allow(dead_code)]
 #[path = "../../src/parameters.rs"]
 mod parameters;
+#[cfg(test)]
+mod properties;
 
 /// Bytes in a KiB.
 pub const KIB: usize = 1 << 10;
