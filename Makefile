@@ -78,6 +78,7 @@ guest: module userspace rig-test
 guest-debug: userspace
 	@qemu/provision.sh sanitizer
 	@TREE=sanitizer qemu/build-module.sh
+	@TREE=sanitizer qemu/build-untraced.sh
 	@TREE=sanitizer qemu/build-module.sh qemu/rig-test
 	@TREE=sanitizer qemu/initramfs.sh
 

@@ -14,11 +14,7 @@ measure() {
         mmapdev-bench measure "${@:2}" >"$BUILD/boot/$name/results.json"
 }
 
-# The module without its tracepoints, which those of the other are held against.
-mkdir -p "$BUILD/untraced"
-progress "a module without tracepoints" "$BUILD/log/untraced.log" \
-    "$QEMU_DIR/kbuild.sh" . build/untraced "KRUSTFLAGS=--cfg tracepoints_left_out" modules
-cp "$BUILD/untraced/mmapdev.ko" "$BUILD/mmapdev-untraced.ko"
+"$QEMU_DIR/build-untraced.sh"
 "$QEMU_DIR/initramfs.sh"
 
 boots=()

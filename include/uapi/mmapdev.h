@@ -28,6 +28,9 @@
  *
  * Unknown requests fail with ENOTTY, a bad pointer with EFAULT, and a size that is too small for the
  * first version of a structure, or larger than a page, with EINVAL or E2BIG.
+ *
+ * Where it is only the answer that cannot be written (EFAULT), what was asked for has been done; but a device that
+ * was to be made is none, and events that were to be taken are still there. Nothing is ever done in part.
  */
 #ifndef _UAPI_MMAPDEV_H
 #define _UAPI_MMAPDEV_H

@@ -287,3 +287,42 @@ impl Drop for LockedFolio {
         unsafe { bindings::folio_unlock(self.as_raw()) };
     }
 }
+
+#[kunit_tests(abstractions_folio)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_one_has_the_size_that_was_asked_for() -> Result {
+        for order in [0, 1, 4, 9] {
+            let new = NewFolio::zeroed(order, bindings::GFP_KERNEL)?;
+            let folio = &new.0;
+            assert_eq!(
+                (folio.order(), folio.size()),
+                (order, (1 << order) << PAGE_SHIFT)
+            );
+            // The allocator's pieces lie at multiples of their size.
+            assert_eq!(folio.frame() % (1 << order), 0);
+            assert!(folio.is_uptodate() && !folio.is_poisoned() && !folio.is_page_poisoned(0));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_order_that_there_is_not_is_no_memory() -> Result {
+        let gfp = bindings::GFP_KERNEL | bindings::__GFP_NOWARN;
+        assert_eq!(NewFolio::zeroed(31, gfp).err(), Some(ENOMEM));
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_stays_until_its_last_reference_goes() -> Result {
+        let new = NewFolio::zeroed(2, bindings::GFP_KERNEL)?;
+        let (first, second) = (new.0.clone(), new.0.clone());
+        let frame = new.0.frame();
+        drop(new);
+        drop(first);
+        assert_eq!((second.frame(), second.order()), (frame, 2));
+        Ok(())
+    }
+}

@@ -90,3 +90,60 @@ pub(super) unsafe fn registration_data<'a, F: FileOperations>(
     // SAFETY: By the requirements of this function.
     unsafe { &(*container_of!(misc, Registration<F>, misc)).data }
 }
+
+#[kunit_tests(abstractions_misc_device)]
+mod tests {
+    use super::super::page_cache::AddressSpace;
+    use super::*;
+    use kernel::fs::File;
+    use kernel::sync::Arc;
+
+    /// A device that nobody can open.
+    struct Closed;
+
+    #[vtable]
+    impl FileOperations for Closed {
+        type Module = crate::LocalModule;
+        const MAPS_HUGE_PAGES: bool = false;
+        type Registration = Arc<u32>;
+
+        fn open(_registration: &Arc<u32>, _file: &File) -> Result<Arc<Self>> {
+            Err(ENODEV)
+        }
+
+        fn address_space(&self) -> Option<&AddressSpace> {
+            None
+        }
+    }
+
+    fn register(name: &CStr, data: &Arc<u32>) -> Result<Pin<KBox<Registration<Closed>>>> {
+        let name = CString::try_from(name)?;
+        KBox::pin_init(Registration::new(name, data.clone()), GFP_KERNEL)
+    }
+
+    #[test]
+    fn a_name_is_free_again_once_its_device_is_dropped() -> Result {
+        let data = Arc::new(1, GFP_KERNEL)?;
+        for _ in 0..3 {
+            drop(register(c"kunit_misc_device", &data)?);
+        }
+        // And nobody holds what it was registered with.
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn devices_have_numbers_and_data_of_their_own() -> Result {
+        let one = register(c"kunit_misc_one", &Arc::new(1, GFP_KERNEL)?)?;
+        let other = register(c"kunit_misc_other", &Arc::new(2, GFP_KERNEL)?)?;
+        // SAFETY: Both are registered, so that the numbers do not change.
+        let (first, second) = unsafe { ((*one.misc.get()).minor, (*other.misc.get()).minor) };
+        assert!(first != second);
+        for (registration, number) in [(&one, 1), (&other, 2)] {
+            // SAFETY: It is that of a registration of this type, which stays for as long as this looks at it.
+            let data = unsafe { registration_data::<Closed>(registration.misc.get().cast()) };
+            assert_eq!(**data, number);
+        }
+        Ok(())
+    }
+}

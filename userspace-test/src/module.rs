@@ -20,6 +20,12 @@ pub fn file() -> PathBuf {
         .map_or_else(|| Path::new(FOLDER).join("mmapdev.ko"), PathBuf::from)
 }
 
+/// Returns the file of the module without tracepoints, which only the benchmark's guest and the sanitizer
+/// kernel's have.
+pub fn untraced_file() -> PathBuf {
+    Path::new(FOLDER).join("mmapdev-untraced.ko")
+}
+
 /// Returns whether the module is loaded.
 pub fn is_loaded() -> bool {
     Path::new("/sys/module/mmapdev").exists()
@@ -58,7 +64,7 @@ impl Loaded {
 
     /// Loads the module that the rig has built without tracepoints, for the benchmark.
     pub fn untraced(parameters: &str) -> io::Result<Self> {
-        insert(&Path::new(FOLDER).join("mmapdev-untraced.ko"), parameters)?;
+        insert(&untraced_file(), parameters)?;
         Ok(Self(()))
     }
 
