@@ -7,6 +7,7 @@ set -euo pipefail
 
 mkdir -p "$GUEST/untraced"
 progress "a module without tracepoints" "$BUILD/log/untraced${TREE:+-$TREE}.log" \
-    "$QEMU_DIR/kbuild.sh" . "${GUEST#"$CHECKOUT/"}/untraced" "KRUSTFLAGS=--cfg tracepoints_left_out" modules
+    "$QEMU_DIR/kbuild.sh" . "${GUEST#"$CHECKOUT/"}/untraced" TRACEPOINTS_LEFT_OUT=1 \
+    "KRUSTFLAGS=--cfg tracepoints_left_out" modules
 cp "$GUEST/untraced/mmapdev.ko" "$GUEST/.mmapdev-untraced.ko"
 mv "$GUEST/.mmapdev-untraced.ko" "$GUEST/mmapdev-untraced.ko"

@@ -7,5 +7,5 @@ set -euo pipefail
 export TREE=sanitizer
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-"$QEMU_DIR/boot.sh" --name test-debug --limit 2400 --memory 2G --debian --append "init_on_alloc=0 kunit.filter_glob=none" \
+"$QEMU_DIR/boot.sh" --name test-debug --limit 3000 --memory 2G --debian --append "init_on_alloc=0 kunit.filter_glob=none" \
     env SANITIZER=1 SLOWNESS=8 mmapdev-test --skip tracing::perf --skip tracing::bpftrace "$@"
