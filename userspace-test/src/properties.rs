@@ -201,21 +201,26 @@ proptest! {
     }
 
     #[test]
-    fn parameters_are_taken_where_all_devices_fit_in_memory(
+    fn parameters_are_taken_where_all_devices_fit_in_the_limit(
         size_mib in number(),
         devices in prop_oneof![0..4u32, 1022..1027u32, 0..=MAX_DEVICES, any::<u32>()],
         huge in 0..4u32,
         folio_kib in prop_oneof![3 => select(&[4u64, 64, 2048][..]), 1 => number()],
         memory in number(),
-        // In some cases, just about what is asked for.
+        limit_mib in prop_oneof![Just(0u64), number()],
+        // In some cases, the half of it is just about what is asked for.
         fits in any::<bool>(),
         off in -1i64..=1,
     ) {
-        let values = Values { size_mib, devices, huge, folio_kib };
+        let values = Values { size_mib, devices, huge, folio_kib, limit_mib };
         let total = (u128::from(size_mib) * u128::from(devices)) << 20;
-        let memory = match u64::try_from(total) {
+        let memory = match u64::try_from(2 * total) {
             Ok(total) if fits => total.wrapping_add_signed(off),
             _ => memory,
+        };
+        let limit = match limit_mib {
+            0 => u128::from(memory / 2),
+            mib => u128::from(mib) << 20,
         };
         let machine = Machine { memory, page: 4096, largest_order: 9 };
         let order = (0..=9u32).find(|order| u128::from(folio_kib) == 4u128 << order);
@@ -227,8 +232,10 @@ proptest! {
             Err(ParameterRefusal::Huge(huge))
         } else if order.is_none() {
             Err(ParameterRefusal::Folio(folio_kib))
-        } else if total > memory.into() || (u128::from(size_mib) << 20) > u64::MAX.into() {
-            Err(ParameterRefusal::TooLarge { memory_mib: memory / (1 << 20) })
+        } else if limit > memory.into() {
+            Err(ParameterRefusal::Limit { memory_mib: memory / (1 << 20) })
+        } else if total > limit || (u128::from(size_mib) << 20) > u64::MAX.into() {
+            Err(ParameterRefusal::TooLarge { limit_mib: (limit >> 20) as u64 })
         } else {
             Ok((u128::from(size_mib) << 20, devices, huge, order))
         };

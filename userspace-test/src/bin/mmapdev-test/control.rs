@@ -345,7 +345,7 @@ pub(crate) const TESTS: &[Test] = &[
         let memory = Mapping::anonymous(2 * PAGE)?;
         for request in REQUESTS {
             let good = request.good("0")?;
-            let minimum = good.len() as u32;
+            let (minimum, size) = (request.minimum(good.len()), good.len() as u32);
             let sizes = [
                 (0, Errno::INVAL),
                 (4, Errno::INVAL),
@@ -363,8 +363,8 @@ pub(crate) const TESTS: &[Test] = &[
             // Newer: zeros are fine, anything else is not known here.
             memory.write(0, &vec![0; 2 * PAGE]);
             memory.write(0, &good);
-            memory.write(0, &(minimum + 8).to_ne_bytes());
-            memory.store(minimum as usize + 3, 1);
+            memory.write(0, &(size + 8).to_ne_bytes());
+            memory.store(size as usize + 3, 1);
             let refused = control.raw_request(request.number, memory.address(0));
             assert_errno(refused, Errno::TOOBIG, request.name);
             // Flags.
@@ -403,6 +403,19 @@ pub(crate) const TESTS: &[Test] = &[
             assert_errno(refused, Errno::FAULT, request.name);
         }
         assert_eq!(control.list()?.len(), 2, "nothing was done");
+        Ok(())
+    }),
+    Test::with("the_first_version_of_create_makes_memory", NONE, || {
+        let control = Control::open()?;
+        let page = Mapping::anonymous(PAGE)?;
+        let plan = control::memory("old", MIB as u64)?;
+        page.write(0, &vec![0xAA; PAGE]);
+        page.write(0, &bytes_of(&plan)[..abi::CREATE_SIZE_VER0]);
+        page.write(0, &(abi::CREATE_SIZE_VER0 as u32).to_ne_bytes());
+        control.raw_request(abi::IOC_CREATE, page.address(0))?;
+        assert_eq!(control.info("old")?.backing, abi::BACKING_MEMORY);
+        let behind = page.read(abi::CREATE_SIZE_VER0, PAGE - abi::CREATE_SIZE_VER0);
+        assert!(behind.iter().all(|&byte| byte == 0xAA));
         Ok(())
     }),
     Test::with("a_newer_structure_is_served", TWO, || {
@@ -541,6 +554,14 @@ const REQUESTS: [Request; 6] = [
 ];
 
 impl Request {
+    /// The size of the first version of the structure, which is now of `size` bytes.
+    fn minimum(&self, size: usize) -> u32 {
+        match self.number {
+            abi::IOC_CREATE => abi::CREATE_SIZE_VER0 as u32,
+            _ => size as u32,
+        }
+    }
+
     /// The structure that succeeds for a device of this name, byte by byte.
     fn good(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut bytes = match self.number {
@@ -583,5 +604,9 @@ fn bytes_of(create: &abi::Create) -> Vec<u8> {
     bytes.extend(words.map(u32::to_ne_bytes).concat());
     bytes.extend(create.id.to_ne_bytes());
     bytes.extend(create.name.0);
+    bytes.extend(create.file.to_ne_bytes());
+    bytes.extend(create.file_flags.to_ne_bytes());
+    bytes.extend(create.file_offset.to_ne_bytes());
+    assert_eq!(bytes.len(), size_of::<abi::Create>());
     bytes
 }

@@ -19,6 +19,7 @@ use rustix::process::{setrlimit, Resource, Rlimit, Uid};
 use rustix::thread::set_thread_res_uid;
 use std::fs;
 use std::io;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -131,7 +132,6 @@ fn changing_structure() -> io::Result<()> {
         name: control::name_field(b"a")?,
         ..control::memory("a", PAGE as u64)?
     };
-    let size = size_of::<abi::Create>();
     let words = [
         u64::from(create.size),
         // Flags that there are none of, and a size that is larger than a page.
@@ -149,7 +149,7 @@ fn changing_structure() -> io::Result<()> {
                     break;
                 }
                 page.word(0).store(words[round / 3 % 4], Ordering::Relaxed);
-                page.store(size - abi::NAME_SIZE, b"ab/\0"[round % 4]);
+                page.store(offset_of!(abi::Create, name), b"ab/\0"[round % 4]);
             }
         });
         let end = Instant::now() + Duration::from_secs(2);
