@@ -143,7 +143,7 @@ impl<B: Backing> Device<B> {
     /// Returns whether the size is not what it was, where it is not up to the device.
     fn size_has_changed(&self) -> bool {
         let size = self.backing.foreign_size();
-        size.is_some_and(|size| size != self.size())
+        size.is_some_and(|size| size != self.size.load(Relaxed))
     }
 
     /// Looks whether the size is still what it was, where it is not up to the device, and follows it. May sleep.
@@ -155,7 +155,7 @@ impl<B: Backing> Device<B> {
         let Some(size) = self.backing.foreign_size().filter(|_| !self.has_ended()) else {
             return;
         };
-        let before = self.size();
+        let before = self.size.load(Relaxed);
         // As in `resize`.
         self.size.store(size.min(before), Relaxed);
         let removed = self.backing.follow_size(&guard, before, size);
@@ -192,8 +192,14 @@ impl<B: Backing> Device<B> {
     }
 
     /// Returns the size in bytes.
+    ///
+    /// Where it is not up to the device, what it was heard to be last may be more than there is.
     pub(crate) fn size(&self) -> u64 {
-        self.size.load(Relaxed)
+        let size = self.size.load(Relaxed);
+        match self.backing.foreign_size() {
+            Some(foreign) => foreign.min(size),
+            None => size,
+        }
     }
 
     /// Returns what the device is.

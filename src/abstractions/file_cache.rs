@@ -135,7 +135,7 @@ impl FileCache {
         guard.truncate(size)
     }
 
-    /// Copies bytes out and moves the position on, reading ahead as a program reads on.
+    /// Copies bytes before `end` out and moves the position on, reading ahead as a program reads on.
     ///
     /// Fails with `EINVAL` where the file's pages are others, with what reading from the store fails with, with
     /// `EFAULT`, `EAGAIN` (`RWF_NOWAIT`) and `EINTR`. Mirrors `filemap_read()`. Sleeps.
@@ -143,13 +143,24 @@ impl FileCache {
         &self,
         kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterDest<'_>,
+        end: u64,
     ) -> Result<usize> {
         // SAFETY: A kiocb and its file are valid for the lifetime of the reference to it.
         if unsafe { (*(*kiocb.as_raw()).ki_filp).f_mapping } != self.as_raw() {
             return Err(EINVAL);
         }
-        // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache.
-        let read = unsafe { bindings::filemap_read(kiocb.as_raw(), iov.as_raw(), 0) };
+        let start = u64::try_from(kiocb.ki_pos())?;
+        let (wanted, left) = (iov.len() as u64, end.saturating_sub(start));
+        let held_back = wanted.saturating_sub(left) as usize;
+        let iter = iov.as_raw();
+        // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache. How much of the
+        // iterator is offered changes; what was held back is given back.
+        let read = unsafe {
+            helpers::abstractions_helper_iov_iter_truncate(iter, left);
+            let read = bindings::filemap_read(kiocb.as_raw(), iter, 0);
+            helpers::abstractions_helper_iov_iter_reexpand(iter, iov.len() + held_back);
+            read
+        };
         if read < 0 {
             Err(Error::from_errno(read as c_int))
         } else {

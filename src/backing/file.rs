@@ -87,7 +87,7 @@ impl Backing for FileBacking {
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
         iov: &mut IovIterDest<'_>,
     ) -> Result<usize> {
-        device.backing().cache.read(kiocb, iov)
+        device.backing().cache.read(kiocb, iov, device.size())
     }
 
     fn sync(&self, range: SyncRange) {

@@ -413,6 +413,16 @@ impl Mapping {
         count(unsafe { libc::pread64(fd, place.cast_mut().cast(), len, position as i64) })
     }
 
+    /// Brings what was stored in a part of the mapping to where it is safe, as `msync(MS_SYNC)` does.
+    pub fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
+        let place = self.range(offset, len);
+        // SAFETY: The range lies within the mapping, and nothing becomes of its bytes.
+        if unsafe { libc::msync(place.cast_mut().cast(), len, libc::MS_SYNC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     /// Writes to a file straight from the mapping, as `pwrite()` does from any buffer.
     pub fn pwrite_to(
         &self,

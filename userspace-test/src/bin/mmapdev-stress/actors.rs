@@ -16,8 +16,10 @@ use rustix::fs::{self, MemfdFlags, Mode, OFlags};
 use rustix::io::{pread, pwrite, pwritev, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Barrier;
@@ -38,6 +40,8 @@ const DISK: &str = "/mnt/disk";
 pub(crate) struct Scene<'a> {
     pub(crate) kind: &'static Kind,
     pub(crate) device: Device,
+    /// The file that it is stored in, if it is.
+    pub(crate) file: Option<File>,
     /// A mapping that stays, as all others come and go.
     pub(crate) mapping: Mapping,
     pub(crate) model: Model,
@@ -363,7 +367,11 @@ impl<'a> Actor<'a> {
     }
 
     fn populating(&mut self) -> Advice {
-        [Advice::LinuxPopulateRead, Advice::LinuxPopulateWrite][self.random.below(2)]
+        // What is dirty when a file is cut off may be on its way to the disk, and make the file longer again.
+        match (self.random.below(2), &self.scene.file) {
+            (1, None) => Advice::LinuxPopulateWrite,
+            _ => Advice::LinuxPopulateRead,
+        }
     }
 
     /// The offset of a byte in a page that is neither in a word nor aligned to anything.
@@ -373,6 +381,9 @@ impl<'a> Actor<'a> {
     }
 
     fn punch(&mut self) -> io::Result<()> {
+        if let Some(file) = &self.scene.file {
+            return self.sync(file);
+        }
         let longest = [1, 4, 40, 600][self.random.below(4)];
         let (first, count) = self.run_of(longest);
         let mut pages = self.scene.model.lock_run(first, count);
@@ -403,6 +414,28 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
+    /// What stands in for punching where the bytes are in a file: what was written has to be there once it is synced.
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        let pages = self.lock(16);
+        let Some(first) = pages.first().map(Locked::page) else {
+            return Ok(());
+        };
+        match self.random.below(3) {
+            0 => fs::fsync(&self.scene.device)?,
+            1 => fs::fdatasync(&self.scene.device)?,
+            _ => self
+                .scene
+                .mapping
+                .sync_range(first * PAGE, pages.len() * PAGE)?,
+        }
+        let mut bytes = vec![0xAA; pages.len() * PAGE];
+        file.read_exact_at(&mut bytes, (first * PAGE) as u64)?;
+        for (page, seen) in pages.iter().zip(bytes.chunks_exact(PAGE)) {
+            as_seen(page.check(seen), "a read of the file after syncing")?;
+        }
+        Ok(())
+    }
+
     fn punch_range(&self, pages: &mut [Locked<'_>], start: usize, end: usize) -> io::Result<()> {
         let next = |page: &Locked<'_>| -> Content {
             let (from, to) = (page.page() * PAGE, (page.page() + 1) * PAGE);
@@ -427,7 +460,11 @@ impl<'a> Actor<'a> {
 
     fn set_size(&self, pages: usize) -> io::Result<()> {
         let device = &self.scene.device;
-        device.resize((pages * PAGE) as u64)?;
+        match &self.scene.file {
+            // The device follows.
+            Some(file) => file.set_len((pages * PAGE) as u64)?,
+            None => device.resize((pages * PAGE) as u64)?,
+        }
         let seen = device.size()?;
         ensure(seen == pages * PAGE, || {
             format!(
@@ -476,12 +513,15 @@ impl<'a> Actor<'a> {
     fn shrink(&mut self, cut: &mut [Locked<'_>], end: usize) -> io::Result<Mapping> {
         let copy = self.map(end, cut.len(), MapFlags::PRIVATE)?;
         copy.touch_write((cut.len() - 1) * PAGE, PAGE, 0xEE);
-        if self.one_in(2) {
+        if self.scene.file.is_none() && self.one_in(2) {
             // So that there is something to be brought in.
             self.punch_range(cut, end * PAGE, SIZE)?;
         }
         for page in cut.iter() {
             page.begin(page.content().punched());
+        }
+        if self.scene.file.is_some() {
+            fs::fsync(&self.scene.device)?;
         }
         self.scene.end.store(end, SeqCst);
         let first = end - self.random.below(2);
@@ -662,7 +702,10 @@ impl<'a> Actor<'a> {
             Advice::LinuxPopulateRead,
             Advice::LinuxPopulateWrite,
         ];
-        let advice = all[self.random.below(all.len())];
+        let mut advice = all[self.random.below(all.len())];
+        if advice == Advice::LinuxPopulateWrite {
+            advice = self.populating();
+        }
         let is_populating = matches!(
             advice,
             Advice::LinuxPopulateRead | Advice::LinuxPopulateWrite
@@ -702,7 +745,7 @@ impl<'a> Actor<'a> {
             let start = (page.page() - first) * PAGE;
             mapping.write(start, &[0xCC; PAGE]);
         }
-        if self.one_in(2) {
+        if self.scene.file.is_none() && self.one_in(2) {
             if let Some(page) = pages.first() {
                 // What is in the device does not change by that, if it is a hole, and the copy stays.
                 if page.content() == page.content().punched() {
@@ -844,6 +887,10 @@ impl<'a> Actor<'a> {
     /// Keeps pages pinned for a while, as io_uring's fixed buffer, with I/O to and from them and things happening to
     /// the rest of their folios.
     fn pin(&mut self) -> io::Result<()> {
+        if self.scene.file.is_some() {
+            // Pages that are written back cannot be pinned for long.
+            return self.direct();
+        }
         let mut pages = self.lock(4);
         let Some(first) = pages.first().map(Locked::page) else {
             return Ok(());
@@ -919,6 +966,15 @@ pub(crate) fn inspect(scene: &Scene<'_>) -> io::Result<()> {
     let protection = ProtFlags::READ;
     let fresh = Mapping::new(device, SIZE, protection, MapFlags::SHARED, 0)?;
     Actor::check_mapped(&pages, &fresh, 0, "a load in the end")?;
+    if let Some(file) = &scene.file {
+        fs::fsync(device)?;
+        let mut bytes = vec![0xAA; SIZE];
+        file.read_exact_at(&mut bytes, 0)?;
+        for (page, seen) in pages.iter().zip(bytes.chunks_exact(PAGE)) {
+            as_seen(page.check(seen), "a read of the file in the end")?;
+        }
+        return Ok(());
+    }
     device.punch(0, SIZE as u64)?;
     let resident = device.info()?.resident_bytes;
     ensure(resident == 0, || {

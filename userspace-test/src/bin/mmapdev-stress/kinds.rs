@@ -3,9 +3,11 @@
 //! The kinds of devices that everything is done to. A further backing is one more row.
 
 use mmapdev_userspace::abi;
-use mmapdev_userspace::control;
+use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::{HUGE_PAGE, KIB, PAGE};
+use std::fs::OpenOptions;
 use std::io;
+use std::path::PathBuf;
 
 /// A kind of device.
 pub(crate) struct Kind {
@@ -14,29 +16,63 @@ pub(crate) struct Kind {
     /// Bytes in its largest folios.
     pub(crate) folio: usize,
     huge: u32,
+    /// Whether it is that of a file on the disk.
+    pub(crate) is_stored: bool,
 }
 
 /// All kinds that there are.
-pub(crate) const KINDS: [Kind; 3] = [
+pub(crate) const KINDS: [Kind; 4] = [
     Kind {
         name: "2 MiB folios",
         folio: HUGE_PAGE,
         huge: abi::HUGE_ALWAYS,
+        is_stored: false,
     },
     Kind {
         name: "64 KiB folios",
         folio: 64 * KIB,
         huge: abi::HUGE_ALWAYS,
+        is_stored: false,
     },
     Kind {
         name: "4 KiB pages",
         folio: PAGE,
         huge: abi::HUGE_NEVER,
+        is_stored: false,
+    },
+    Kind {
+        name: "a file",
+        folio: PAGE,
+        huge: abi::HUGE_ALWAYS,
+        is_stored: true,
     },
 ];
 
+/// The kinds whose bytes are in memory alone.
+pub(crate) fn of_memory() -> &'static [Kind] {
+    let number = KINDS.iter().take_while(|kind| !kind.is_stored).count();
+    &KINDS[..number]
+}
+
+/// The file of a device that is stored in one.
+pub(crate) fn file_of(name: &str) -> PathBuf {
+    PathBuf::from(format!("/mnt/disk/{name}"))
+}
+
 impl Kind {
-    /// The plan of a device of this kind.
+    /// Makes a device of this kind, all zeros.
+    pub(crate) fn create(&self, control: &Control, name: &str, size: usize) -> io::Result<u64> {
+        if !self.is_stored {
+            return control.create(self.plan(name, size)?);
+        }
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(file_of(name))?;
+        file.set_len(size as u64)?;
+        control.create(control::file(name, &file, 0, 0)?)
+    }
+
+    /// The plan of a device of this kind, which is one of memory.
     pub(crate) fn plan(&self, name: &str, size: usize) -> io::Result<abi::Create> {
         Ok(abi::Create {
             huge: self.huge,

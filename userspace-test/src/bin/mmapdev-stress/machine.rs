@@ -4,7 +4,7 @@
 
 use crate::actors::{ensure, ensure_errno, is_one_of, wrong, FIXED};
 use crate::board::Board;
-use crate::kinds::KINDS;
+use crate::kinds;
 use crate::slowness;
 use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
@@ -153,7 +153,7 @@ impl Actor<'_> {
             self.board.pause(Duration::from_millis(500));
             return Ok(false);
         }
-        let kind = &KINDS[acts as usize % KINDS.len()];
+        let kind = &kinds::of_memory()[acts as usize % kinds::of_memory().len()];
         let bad = self.random.below(SIZE / PAGE);
         self.board.is_at(self.number, bad);
         let control = Control::open()?;
@@ -236,7 +236,7 @@ impl Actor<'_> {
     /// Makes a device, and takes it away while children are at it.
     fn destroy(&mut self) -> io::Result<bool> {
         const NAME: &str = "stress-destroyed";
-        let kind = &KINDS[self.random.below(KINDS.len())];
+        let kind = &kinds::of_memory()[self.random.below(kinds::of_memory().len())];
         let control = Control::open()?;
         control.create(kind.plan(NAME, SIZE)?)?;
         let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;

@@ -33,7 +33,7 @@ use model::Model;
 use rustix::fs::OFlags;
 use rustix::process::{getpid, kill_process_group, Signal};
 use std::any::Any;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -133,6 +133,13 @@ fn stress_kind(board: &Board, number: usize, kind: &'static Kind, seed: u64) -> 
         kind,
         mapping: Mapping::shared(&device, SIZE)?,
         device,
+        file: kind
+            .is_stored
+            .then(|| {
+                let path = kinds::file_of(&name_of(number));
+                OpenOptions::new().read(true).write(true).open(path)
+            })
+            .transpose()?,
         model: Model::new(number, PAGES),
         end: PAGES.into(),
         board,
@@ -356,7 +363,7 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     let mut held = Vec::new();
     for (number, kind) in KINDS.iter().enumerate() {
         let name = name_of(number);
-        control.create(kind.plan(&name, SIZE)?)?;
+        kind.create(&control, &name, SIZE)?;
         held.push(Device::open_with(control::node(&name), OFlags::RDWR)?);
     }
     let duration = Duration::from_secs(seconds);
@@ -385,6 +392,8 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     drop(held);
     for number in 0..KINDS.len() {
         control.destroy(&name_of(number))?;
+        // What is left of a file is nobody's.
+        let _ = fs::remove_file(kinds::file_of(&name_of(number)));
     }
     let left = control.list()?.len();
     ensure(left == 0, || format!("{left} devices are left over"))?;
