@@ -237,10 +237,11 @@ impl Batch {
     }
 
     /// Ends the batch: `moved` bytes are where they belong, or an error has come. What is beyond the file's end
-    /// (`size`, in bytes from the first stored one) reads as zeros.
+    /// (`size`, in bytes from the first stored one) reads as zeros. What could not be written for want of memory is dirty
+    /// again, where the context allows it.
     ///
-    /// Context: any, but of an NMI.
-    fn finish(&mut self, moved: Result<usize>, size: u64) {
+    /// Context: that of a process, or as it says any but an NMI.
+    fn finish(&mut self, moved: Result<usize>, size: u64, context: Context) {
         let reached = moved.unwrap_or(0);
         let at_end = self.position + reached as u64 >= size;
         let mut start = 0;
@@ -271,6 +272,9 @@ impl Batch {
                         unsafe {
                             let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
                             helpers::abstractions_helper_mapping_set_error(mapping, error);
+                            if context == Context::Process && moved == Err(ENOMEM) {
+                                bindings::filemap_dirty_folio(mapping, folio);
+                            }
                         }
                     }
                     // SAFETY: By the type invariants the folio is being written back, which this ends.
@@ -281,6 +285,15 @@ impl Batch {
         }
         self.count = 0;
     }
+}
+
+/// Where something is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Context {
+    /// A process or a worker.
+    Process,
+    /// Perhaps an interrupt.
+    Any,
 }
 
 /// A batch that is on its way.
@@ -394,7 +407,7 @@ impl Request {
             this.end_write();
             return Self::hand_to_worker(this);
         }
-        Self::finish(this, result);
+        Self::finish(this, result, Context::Process);
     }
 
     fn end_write(&self) {
@@ -421,11 +434,11 @@ impl Request {
         let request: *mut Self = unsafe { container_of!(kiocb, Self, kiocb) };
         // SAFETY: `submit` has put the reference aside for this.
         let this = unsafe { Arc::from_raw(request.cast_const()) };
-        Self::finish(this, result);
+        Self::finish(this, result, Context::Any);
     }
 
     /// Deals with what came of an attempt.
-    fn finish(this: Arc<Self>, result: isize) {
+    fn finish(this: Arc<Self>, result: isize, context: Context) {
         this.end_write();
         let size = this.store.size();
         // SAFETY: It is this function's turn.
@@ -439,7 +452,7 @@ impl Request {
             // It would have had to wait: now from the start, by somebody who may.
             return Self::hand_to_worker(this);
         }
-        batch.finish(moved, size);
+        batch.finish(moved, size, context);
     }
 }
 
@@ -496,7 +509,7 @@ impl<'a> Transfer<'a> {
                 unsafe { batch.add(folio, position, len) };
                 match self.direction {
                     Direction::Read => {
-                        batch.finish(Err(error), self.store.size());
+                        batch.finish(Err(error), self.store.size(), Context::Process);
                         Err(error)
                     }
                     Direction::Write => {
@@ -555,7 +568,7 @@ impl StoredFile {
             helpers::abstractions_helper_kiocb_end_write(&mut kiocb);
             result
         };
-        batch.finish(moved(result), self.size());
+        batch.finish(moved(result), self.size(), Context::Process);
     }
 }
 

@@ -22,7 +22,7 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags};
 use rustix::pipe::{pipe_with, splice, PipeFlags, SpliceFlags};
 use rustix::time::Timespec;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -84,6 +84,13 @@ pub(crate) const TESTS: &[Test] = &[
     test("punching_within_a_huge_page", HUGE, punching),
     test("punching_in_small_pages", SMALL, punching),
     test("creating", NONE, creating),
+    test("creating_of_a_file", NONE, creating_of_file),
+    test("first_read_of_a_file", NONE, first_read_of_file),
+    test("reading_a_file", NONE, reading_stored),
+    test("first_write_of_a_file", NONE, first_write_of_file),
+    test("writing_to_a_file", NONE, writing_to_file),
+    test("syncing_to_a_file", NONE, syncing_to_file),
+    test("destroying_of_a_file", NONE, destroying_of_file),
     test("destroying_by_name", NONE, || {
         destroying(|control, _| control.destroy(NAME))
     }),
@@ -1155,4 +1162,188 @@ fn no_nodes() -> io::Result<()> {
     drop(failing);
     renew(&device)?;
     is_unharmed(&device)
+}
+
+/// A file on the disk with bytes that tell where they are, none of which are in memory.
+fn stored() -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(STORED)?;
+    file.write_all_at(&stored_bytes(), 0)?;
+    file.sync_all()?;
+    fs::write("/proc/sys/vm/drop_caches", "1")?;
+    Ok(file)
+}
+
+const STORED: &str = "/mnt/disk/mmapdev-allocations";
+const STORED_SIZE: usize = 256 * KIB;
+
+fn stored_bytes() -> Vec<u8> {
+    let words = (0..STORED_SIZE as u64 / 8).map(|word| word.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    words.flat_map(u64::to_ne_bytes).collect()
+}
+
+/// A device of that file, and a mapping of it.
+fn stored_device(control: &Control) -> io::Result<(File, Device, Mapping)> {
+    let file = stored()?;
+    control.create(control::file(NAME, &file, 0, 0)?)?;
+    let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+    let mapping = Mapping::shared(&device, STORED_SIZE)?;
+    Ok((file, device, mapping))
+}
+
+/// Checks that the device works, with these bytes at its start in the end, and ends it.
+fn ends_with(control: &Control, device: &Device, start: &[u8]) -> io::Result<()> {
+    let mapping = Mapping::shared(device, STORED_SIZE)?;
+    let mut expected = stored_bytes();
+    expected[..start.len()].copy_from_slice(start);
+    assert!(mapping.read(0, STORED_SIZE) == expected, "a mapping");
+    assert!(bytes(device, 0, STORED_SIZE)? == expected, "a call");
+    mapping.store(STORED_SIZE - 1, 0xEE);
+    expected[STORED_SIZE - 1] = 0xEE;
+    // What went wrong before may be told once.
+    let _ = fsync(device);
+    fsync(device)?;
+    control.destroy(NAME)?;
+    assert!(fs::read(STORED)? == expected, "the file");
+    Ok(())
+}
+
+fn creating_of_file() -> io::Result<()> {
+    let control = Control::open()?;
+    each(
+        "creating of a file",
+        &Fails::Among(&[Errno::NOMEM, Errno::FAULT]),
+        || stored(),
+        |file| control.create(control::file(NAME, &*file, 0, 0)?),
+        |file, result, _| {
+            if result.is_err() {
+                assert_eq!(control.list()?, []);
+                control.create(control::file(NAME, &file, 0, 0)?)?;
+            }
+            let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+            ends_with(&control, &device, &[])
+        },
+    )
+}
+
+/// A page that cannot be read for want of memory is asked for again.
+fn first_read_of_file() -> io::Result<()> {
+    let control = Control::open()?;
+    let expected = stored_bytes();
+    each(
+        "first read of a file",
+        &Fails::Among(&[Errno::NOMEM]),
+        || stored_device(&control),
+        // By a call that says so where the touch would be SIGBUS.
+        |(_, _, mapping)| mapping.advise(0, STORED_SIZE, Advice::LinuxPopulateRead),
+        |(_, device, mapping), _, _| {
+            assert!(mapping.read(0, STORED_SIZE) == expected);
+            ends_with(&control, &device, &[])
+        },
+    )
+}
+
+fn reading_stored() -> io::Result<()> {
+    let control = Control::open()?;
+    let expected = stored_bytes();
+    each(
+        "reading a file",
+        &Fails::Among(&[Errno::NOMEM, Errno::FAULT, Errno::IO]),
+        || stored_device(&control),
+        |(_, device, _)| {
+            let mut bytes = vec![0; STORED_SIZE];
+            let count = pread(device, &mut bytes, 0)?;
+            bytes.truncate(count);
+            Ok(bytes)
+        },
+        |(_, device, _), result, was_short| {
+            if let Ok(bytes) = result {
+                assert!(bytes.len() == STORED_SIZE || was_short);
+                assert!(bytes == expected[..bytes.len()]);
+            }
+            ends_with(&control, &device, &[])
+        },
+    )
+}
+
+fn first_write_of_file() -> io::Result<()> {
+    let control = Control::open()?;
+    each(
+        "first write of a file",
+        &Fails::Among(&[Errno::NOMEM]),
+        || stored_device(&control),
+        |(_, _, mapping)| mapping.advise(0, 64 * KIB, Advice::LinuxPopulateWrite),
+        |(_, device, mapping), _, _| {
+            mapping.write(0, b"stored");
+            ends_with(&control, &device, b"stored")
+        },
+    )
+}
+
+fn writing_to_file() -> io::Result<()> {
+    let control = Control::open()?;
+    each(
+        "writing to a file",
+        &Fails::Among(&[Errno::NOMEM, Errno::IO]),
+        || stored_device(&control),
+        |(_, device, _)| Ok(pwrite(device, b"written", 0)?),
+        |(_, device, _), result, _| {
+            let start: &[u8] = match result {
+                Ok(count) => &b"written"[..count],
+                Err(_) => &[],
+            };
+            ends_with(&control, &device, start)
+        },
+    )
+}
+
+/// Nothing that was stored is lost by a sync that fails.
+fn syncing_to_file() -> io::Result<()> {
+    let control = Control::open()?;
+    each(
+        "syncing to a file",
+        &Fails::Among(&[Errno::NOMEM, Errno::IO]),
+        || {
+            let scene = stored_device(&control)?;
+            scene.2.write(0, b"stored");
+            Ok(scene)
+        },
+        |(_, device, _)| Ok(fsync(device)?),
+        |(file, device, _), result, _| {
+            if result.is_ok() {
+                let mut start = [0; 6];
+                file.read_exact_at(&mut start, 0)?;
+                assert_eq!(&start, b"stored", "the file");
+            }
+            ends_with(&control, &device, b"stored")
+        },
+    )
+}
+
+fn destroying_of_file() -> io::Result<()> {
+    let control = Control::open()?;
+    each(
+        "destroying of a file",
+        &Fails::Among(&[Errno::FAULT]),
+        || {
+            let (file, device, mapping) = stored_device(&control)?;
+            mapping.read(0, STORED_SIZE);
+            Ok((file, device, mapping))
+        },
+        |_| control.destroy(NAME),
+        |(_, device, mapping), result, _| {
+            if result.is_err() {
+                let _ = control.destroy(NAME);
+            }
+            crate::assert_errno(device.info(), Errno::NODEV, "gone");
+            drop((device, mapping));
+            assert_eq!(control.list()?, []);
+            assert!(fs::read(STORED)? == stored_bytes(), "the file");
+            Ok(())
+        },
+    )
 }
