@@ -1216,7 +1216,7 @@ fn creating_of_file() -> io::Result<()> {
     each(
         "creating of a file",
         &Fails::Among(&[Errno::NOMEM, Errno::FAULT]),
-        || stored(),
+        stored,
         |file| control.create(control::file(NAME, &*file, 0, 0)?),
         |file, result, _| {
             if result.is_err() {
