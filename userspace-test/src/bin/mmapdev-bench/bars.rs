@@ -50,7 +50,7 @@ const BARS: &[Bar] = &[
         1.003,
         (WRITE_ABSENT, UNTRACED),
     ),
-    bar((COPY, "mmapdev 4 KiB"), 1.005, (COPY, UNTRACED)),
+    bar((COPY, "mmapdev 4 KiB"), 1.01, (COPY, UNTRACED)),
     bar((COPY_IN, "mmapdev 4 KiB"), 1.005, (COPY_IN, UNTRACED)),
     // A page that is only read is one of its own here, as it is shared; anonymous memory has the page of zeros.
     bar(
