@@ -13,10 +13,10 @@
 //!
 //! As in [`super::page_cache`], and after a folio's lock or write-back what [`super::stored_file`] says.
 
-use super::helpers;
 use super::page_cache::{AddressSpace, WriteGuard};
 use super::pseudo_fs::{PseudoFsType, PseudoMount};
 use super::stored_file::{Direction, StoredFile, Transfer};
+use super::{helpers, iov};
 use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::bindings;
@@ -142,30 +142,21 @@ impl FileCache {
     pub(crate) fn read<T: ForeignOwnable>(
         &self,
         kiocb: &mut Kiocb<'_, T>,
-        iov: &mut IovIterDest<'_>,
+        destination: &mut IovIterDest<'_>,
         end: u64,
     ) -> Result<usize> {
         // SAFETY: A kiocb and its file are valid for the lifetime of the reference to it.
         if unsafe { (*(*kiocb.as_raw()).ki_filp).f_mapping } != self.as_raw() {
             return Err(EINVAL);
         }
-        let start = u64::try_from(kiocb.ki_pos())?;
-        let (wanted, left) = (iov.len() as u64, end.saturating_sub(start));
-        let held_back = wanted.saturating_sub(left) as usize;
-        let iter = iov.as_raw();
-        // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache. How much of the
-        // iterator is offered changes; what was held back is given back.
+        let left = end.saturating_sub(u64::try_from(kiocb.ki_pos())?);
+        // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache.
         let read = unsafe {
-            helpers::abstractions_helper_iov_iter_truncate(iter, left);
-            let read = bindings::filemap_read(kiocb.as_raw(), iter, 0);
-            helpers::abstractions_helper_iov_iter_reexpand(iter, iov.len() + held_back);
-            read
+            iov::with_limit(destination.as_raw(), left, |iter| {
+                bindings::filemap_read(kiocb.as_raw(), iter, 0)
+            })
         };
-        if read < 0 {
-            Err(Error::from_errno(read as c_int))
-        } else {
-            Ok(read as usize)
-        }
+        iov::moved(read)
     }
 
     /// # Safety
@@ -414,11 +405,7 @@ pub(crate) fn sync_written<T: ForeignOwnable>(
     let result = unsafe {
         helpers::abstractions_helper_generic_write_sync(kiocb.as_raw(), written as isize)
     };
-    if result < 0 {
-        Err(Error::from_errno(result as c_int))
-    } else {
-        Ok(result as usize)
-    }
+    iov::moved(result)
 }
 
 /// How far [`FileCache::write_back`] goes.

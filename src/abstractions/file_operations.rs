@@ -11,7 +11,7 @@
 
 use super::page_cache::AddressSpace;
 use super::vm_area_desc::VmAreaDesc;
-use super::{helpers, misc_device};
+use super::{helpers, iov, misc_device};
 use core::marker::PhantomData;
 use kernel::bindings;
 use kernel::error::{to_result, VTABLE_DEFAULT_ERROR};
@@ -278,7 +278,7 @@ impl SpliceRead<'_> {
     /// Moves the position on. Mirrors `filemap_splice_read()`, which adds a page where none is.
     pub(crate) fn lend_pages(&mut self, limit: usize) -> Result<usize> {
         // SAFETY: By the type invariants; each `AddressSpace` has `read_folio`.
-        Self::count(unsafe {
+        iov::moved(unsafe {
             bindings::filemap_splice_read(
                 self.file.as_ptr(),
                 self.position,
@@ -294,7 +294,7 @@ impl SpliceRead<'_> {
     /// Moves the position on. Mirrors `copy_splice_read()`.
     pub(crate) fn copy(&mut self, limit: usize) -> Result<usize> {
         // SAFETY: By the type invariants.
-        Self::count(unsafe {
+        iov::moved(unsafe {
             bindings::copy_splice_read(
                 self.file.as_ptr(),
                 self.position,
@@ -303,14 +303,6 @@ impl SpliceRead<'_> {
                 self.flags,
             )
         })
-    }
-
-    fn count(moved: isize) -> Result<usize> {
-        if moved < 0 {
-            Err(Error::from_errno(moved as c_int))
-        } else {
-            Ok(moved as usize)
-        }
     }
 }
 

@@ -22,8 +22,8 @@
 //! invalidate lock or a folio lock.
 
 use super::folio::{Folio, LockedFolio, NewFolio};
-use super::helpers;
 use super::pseudo_fs::PseudoMount;
+use super::{helpers, iov};
 use core::marker::{PhantomData, PhantomPinned};
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -525,21 +525,15 @@ impl<'a> WriteGuard<'a> {
         if mapping != self.space.as_raw() {
             return Err(EINVAL);
         }
-        let held_back = source.len().saturating_sub(limit);
-        let iter = source.as_raw();
-        // SAFETY: The iterator is valid by its type; only how much of it is offered changes.
-        unsafe { helpers::abstractions_helper_iov_iter_truncate(iter, limit as u64) };
         // SAFETY: The kiocb and the iterator are valid by their types, the inode is locked, and by the
         // invariant of `AddressSpace` it has `write_begin` and `write_end`.
-        let written = unsafe { bindings::generic_perform_write(kiocb.as_raw(), iter) };
-        // SAFETY: Gives back what was held back: the count is what it was, less what was consumed.
-        unsafe { helpers::abstractions_helper_iov_iter_reexpand(iter, source.len() + held_back) };
+        let written = unsafe {
+            iov::with_limit(source.as_raw(), limit as u64, |iter| {
+                bindings::generic_perform_write(kiocb.as_raw(), iter)
+            })
+        };
         // `generic_perform_write()` has moved `ki_pos` on by what it wrote.
-        if written < 0 {
-            Err(Error::from_errno(written as c_int))
-        } else {
-            Ok(written as usize)
-        }
+        iov::moved(written)
     }
 }
 

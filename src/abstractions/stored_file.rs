@@ -16,8 +16,8 @@
 //!
 //! The lock of a folio, or its being written back, then whatever locks the file system of the file takes.
 
-use super::helpers;
 use super::work_queue::WorkQueue;
+use super::{helpers, iov};
 use core::cell::UnsafeCell;
 use kernel::bindings;
 use kernel::container_of;
@@ -443,7 +443,7 @@ impl Request {
         let size = this.store.size();
         // SAFETY: It is this function's turn.
         let batch = unsafe { &mut *this.batch.get() };
-        let moved = moved(result);
+        let moved = iov::moved(result);
         let is_short = match moved {
             Ok(bytes) => bytes < batch.len && batch.position + (bytes as u64) < size,
             Err(error) => error == EAGAIN,
@@ -568,15 +568,6 @@ impl StoredFile {
             helpers::abstractions_helper_kiocb_end_write(&mut kiocb);
             result
         };
-        batch.finish(moved(result), self.size(), Context::Process);
-    }
-}
-
-/// What a call of the VFS has said of the bytes that it moved.
-fn moved(result: isize) -> Result<usize> {
-    if result < 0 {
-        Err(Error::from_errno(result as c_int))
-    } else {
-        Ok(result as usize)
+        batch.finish(iov::moved(result), self.size(), Context::Process);
     }
 }
