@@ -267,7 +267,7 @@ impl<B: Backing> Device<B> {
         let mut at = offset;
         while at < end {
             match self.pages().get_folio(page_of(at)) {
-                Some(folio) if wanted(&folio) => at = end_of(&folio),
+                Some(folio) if wanted(&folio) => at = folio.end(),
                 _ => break,
             }
             sched::cond_resched();
@@ -370,9 +370,4 @@ pub(crate) fn page_of(offset: u64) -> usize {
 /// Returns the offset of a page's first byte.
 pub(crate) fn start_of(index: usize) -> u64 {
     index as u64 * PAGE_SIZE as u64
-}
-
-/// Returns the offset after a folio's last byte.
-fn end_of(folio: &Folio) -> u64 {
-    start_of(folio.index()) + folio.size() as u64
 }

@@ -316,7 +316,7 @@ impl<B: Backing> Device<B> {
             true => bytes_before(position, wanted, start_of(index + 1)),
             false => wanted,
         };
-        let offset = (position - start_of(folio.index())) as usize;
+        let offset = (position - folio.start()) as usize;
         Ok(folio.copy_to_iter(offset, wanted, iov))
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! As in [`super::page_cache`], and after a folio's lock or write-back what [`super::stored_file`] says.
 
+use super::folio::Folio;
 use super::page_cache::{AddressSpace, WriteGuard};
 use super::pseudo_fs::{PseudoFsType, PseudoMount};
 use super::stored_file::{Direction, StoredFile, Transfer};
@@ -177,18 +178,11 @@ impl FileCache {
         _file: *mut bindings::file,
         folio: *mut bindings::folio,
     ) -> c_int {
-        // SAFETY: By the requirements of this function the folio is locked, and has a mapping and a size.
-        let (store, position, len) = unsafe {
-            let inner = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
-            (
-                Self::store_of(inner.mapping),
-                (inner.__bindgen_anon_2.index as u64) << PAGE_SHIFT,
-                helpers::abstractions_helper_folio_size(folio),
-            )
-        };
+        // SAFETY: By the requirements of this function: what is locked keeps its mapping.
+        let store = unsafe { Self::store_of((*folio).__bindgen_anon_1.__bindgen_anon_1.mapping) };
         let mut transfer = Transfer::new(&store, Direction::Read);
         // SAFETY: By the requirements of this function.
-        match unsafe { transfer.add(folio, position, len) } {
+        match unsafe { transfer.add_whole(folio) } {
             Ok(()) => 0,
             Err(error) => error.to_errno(),
         }
@@ -207,17 +201,9 @@ impl FileCache {
             if folio.is_null() {
                 return;
             }
-            // SAFETY: The folio is locked, which keeps it in the page cache.
-            let (position, len) = unsafe {
-                let inner = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
-                (
-                    (inner.__bindgen_anon_2.index as u64) << PAGE_SHIFT,
-                    helpers::abstractions_helper_folio_size(folio),
-                )
-            };
             // Where there is no memory for that, whoever wants the page reads it.
-            // SAFETY: The folio's lock was given to this function, and it is of that place and size.
-            let _ = unsafe { transfer.add(folio, position, len) };
+            // SAFETY: The folio's lock was given to this function, and keeps it in the page cache.
+            let _ = unsafe { transfer.add_whole(folio) };
         }
     }
 
@@ -263,10 +249,9 @@ impl FileCache {
     ) {
         // SAFETY: By the requirements of this function.
         unsafe {
-            let inner = &(*folio).__bindgen_anon_1.__bindgen_anon_1;
-            let position = (inner.__bindgen_anon_2.index as u64) << PAGE_SHIFT;
-            let len = helpers::abstractions_helper_folio_size(folio);
-            // A file that was cut short meanwhile does not grow again by what was written before.
+            let (position, len) = (Folio::borrow(folio).start(), Folio::borrow(folio).size());
+            // A file that is shorter by now does not grow again by what was stored before. (It does by what is on
+            // its way when it is cut off.)
             let end = (helpers::abstractions_helper_i_size_read((*mapping).host) as u64)
                 .min(store.size());
             let within = end.saturating_sub(position).min(len as u64) as usize;
@@ -313,15 +298,9 @@ impl FileCache {
             };
             // SAFETY: The folio is locked and referenced.
             unsafe {
-                let start = ((*folio)
-                    .__bindgen_anon_1
-                    .__bindgen_anon_1
-                    .__bindgen_anon_2
-                    .index as u64)
-                    << PAGE_SHIFT;
-                let size = helpers::abstractions_helper_folio_size(folio);
-                let is_whole = pos as u64 == start && len as usize >= size;
-                if helpers::abstractions_helper_folio_test_uptodate(folio) || is_whole {
+                let found = Folio::borrow(folio);
+                let is_whole = pos as u64 == found.start() && len as usize >= found.size();
+                if found.is_uptodate() || is_whole {
                     *result = folio;
                     return 0;
                 }

@@ -66,6 +66,16 @@ impl Folio {
         unsafe { ARef::from_raw(folio.cast()) }
     }
 
+    /// Makes a reference from a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be valid, with a reference to it, for `'a`.
+    pub(super) unsafe fn borrow<'a>(folio: *mut bindings::folio) -> &'a Self {
+        // SAFETY: The type is transparent, and the caller promises the rest.
+        unsafe { &*folio.cast() }
+    }
+
     /// Returns the raw pointer.
     pub(super) fn as_raw(&self) -> *mut bindings::folio {
         self.0.get()
@@ -102,6 +112,16 @@ impl Folio {
             let inner = &raw const (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
             (&raw const (*inner).__bindgen_anon_2.index).read_volatile()
         }
+    }
+
+    /// Returns the offset in its file of the folio's first byte; see [`Self::index`].
+    pub(crate) fn start(&self) -> u64 {
+        (self.index() as u64) << PAGE_SHIFT
+    }
+
+    /// Returns the offset in its file after the folio's last byte; see [`Self::index`].
+    pub(crate) fn end(&self) -> u64 {
+        self.start() + self.size() as u64
     }
 
     /// Returns whether the content is there, which every reader must check first.

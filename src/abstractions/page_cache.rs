@@ -474,7 +474,7 @@ impl<'a> WriteGuard<'a> {
             self.take_out_at_once(start.max(last), end);
             end = last;
             let folio = self.space.get_folio((last >> PAGE_SHIFT) as usize);
-            let folio_start = folio.map_or(last, |folio| (folio.index() as u64) << PAGE_SHIFT);
+            let folio_start = folio.map_or(last, |folio| folio.start());
             // It could not be split: each page of it is tried on its own.
             while start < end && folio_start < end {
                 self.take_out_at_once(start.max(end - PAGE), end);
@@ -489,9 +489,7 @@ impl<'a> WriteGuard<'a> {
     /// Returns where the folio that has a byte ends, or 0 where there is none.
     fn folio_end(&self, offset: u64) -> u64 {
         let folio = self.space.get_folio((offset >> PAGE_SHIFT) as usize);
-        folio.map_or(0, |folio| {
-            ((folio.index() << PAGE_SHIFT) + folio.size()) as u64
-        })
+        folio.map_or(0, |folio| folio.end())
     }
 
     /// Calls `truncate_pagecache_range()`, see [`Self::take_out`].

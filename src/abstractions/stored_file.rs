@@ -16,6 +16,7 @@
 //!
 //! The lock of a folio, or its being written back, then whatever locks the file system of the file takes.
 
+use super::folio::Folio;
 use super::work_queue::WorkQueue;
 use super::{helpers, iov};
 use core::cell::UnsafeCell;
@@ -112,6 +113,11 @@ impl StoredFile {
         self.file.as_ptr()
     }
 
+    fn mapping(&self) -> *mut bindings::address_space {
+        // SAFETY: The file is valid, and keeps its address space.
+        unsafe { (*self.file.as_ptr()).f_mapping }
+    }
+
     /// Returns the queue for work that has to wait.
     pub(crate) fn queue(&self) -> &WorkQueue {
         &self.queue
@@ -129,10 +135,8 @@ impl StoredFile {
 
     /// Returns how many bytes there are from the offset on, at this moment.
     pub(crate) fn size(&self) -> u64 {
-        // SAFETY: A file keeps its address space and the inode of that.
-        let size = unsafe {
-            helpers::abstractions_helper_i_size_read((*(*self.file.as_ptr()).f_mapping).host)
-        };
+        // SAFETY: An address space has its inode.
+        let size = unsafe { helpers::abstractions_helper_i_size_read((*self.mapping()).host) };
         (size as u64).saturating_sub(self.offset)
     }
 
@@ -143,16 +147,13 @@ impl StoredFile {
 
     /// Returns whether two are parts of the same file (or block device).
     pub(crate) fn is_same_file(&self, other: &Self) -> bool {
-        // SAFETY: A file keeps its address space; only the addresses are looked at.
-        unsafe { (*self.file.as_ptr()).f_mapping == (*other.file.as_ptr()).f_mapping }
+        self.mapping() == other.mapping()
     }
 
     /// Returns whether pages have to stay as they are while they are written, for checksums say.
     pub(super) fn needs_stable_pages(&self) -> bool {
         // SAFETY: A file keeps its address space.
-        unsafe {
-            helpers::abstractions_helper_mapping_stable_writes((*self.file.as_ptr()).f_mapping)
-        }
+        unsafe { helpers::abstractions_helper_mapping_stable_writes(self.mapping()) }
     }
 
     /// Brings what was written from `start` to `last`, inclusive, to where it survives a loss of power.
@@ -352,50 +353,13 @@ impl Request {
         let store = &this.store;
         let is_patient = this.is_patient.load(Relaxed);
         // SAFETY: It is this function's turn; nobody else has the batch.
-        let batch = unsafe { &mut *this.batch.get() };
-        let is_write = batch.direction == Direction::Write;
-        // A direct write moves whole blocks: the last bytes of a file that ends within one go by way of its own
-        // page cache, so that the file does not grow by that.
-        let is_direct = store.is_direct() && !(is_write && batch.len % PAGE_SIZE != 0);
-        let kiocb = this.kiocb.get();
-        let mut iter = bindings::iov_iter::default();
-        // SAFETY: The kiocb is this function's to set up. The bvecs stay where they are, in the request, which
-        // lives until the completion has come.
-        unsafe {
-            helpers::abstractions_helper_init_kiocb(
-                kiocb,
-                store.file.as_ptr(),
-                (store.offset + batch.position) as bindings::loff_t,
-                is_direct,
-                !is_patient,
-                Some(Self::complete),
-            );
-            let direction = if is_write {
-                bindings::ITER_SOURCE
-            } else {
-                bindings::ITER_DEST
-            };
-            bindings::iov_iter_bvec(
-                &mut iter,
-                direction,
-                batch.bvecs.as_ptr(),
-                batch.count as c_ulong,
-                batch.len,
-            );
-        }
+        let batch = unsafe { &*this.batch.get() };
         // For the completion, which may come before the call returns.
         let raw = Arc::into_raw(this.clone());
-        let file = store.file.as_ptr();
-        // SAFETY: The file and the kiocb are valid, the iterator is over memory of the folios, which the batch
-        // keeps.
-        let result = unsafe {
-            if is_write {
-                helpers::abstractions_helper_kiocb_start_write(kiocb);
-                bindings::vfs_iocb_iter_write(file, kiocb, &mut iter)
-            } else {
-                bindings::vfs_iocb_iter_read(file, kiocb, &mut iter)
-            }
-        };
+        let kiocb = this.kiocb.get();
+        // SAFETY: The kiocb and the batch are in the request, which lives until the completion has come.
+        let (result, is_direct) =
+            unsafe { store.call(batch, kiocb, is_patient, Some(Self::complete)) };
         if result == -(bindings::EIOCBQUEUED as isize) {
             return;
         }
@@ -521,6 +485,18 @@ impl<'a> Transfer<'a> {
         }
     }
 
+    /// Adds a whole folio; see [`Self::add`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Batch::add`]; what the caller gives up keeps the folio in its page cache.
+    pub(super) unsafe fn add_whole(&mut self, folio: *mut bindings::folio) -> Result {
+        // SAFETY: By the requirements of this function.
+        let place = unsafe { Folio::borrow(folio) };
+        // SAFETY: By the requirements of this function.
+        unsafe { self.add(folio, place.start(), place.size()) }
+    }
+
     /// Begins to move what was added.
     fn begin(&mut self) {
         if let Some(request) = self.request.take() {
@@ -541,33 +517,67 @@ impl Drop for Transfer<'_> {
 }
 
 impl StoredFile {
-    /// Writes a batch and waits for that, for when there is no memory to do it otherwise.
-    fn write_now(&self, batch: &mut Batch) {
-        let mut kiocb = bindings::kiocb::default();
+    /// Calls the file system to move a batch, and returns what it says and whether it was asked for direct I/O. With
+    /// `complete` it may say `EIOCBQUEUED`, and calls that later.
+    ///
+    /// A write is begun by that, and has to be ended by `kiocb_end_write()`.
+    ///
+    /// # Safety
+    ///
+    /// `kiocb` must be the caller's, and it and the batch stay where they are until the batch is moved.
+    unsafe fn call(
+        &self,
+        batch: &Batch,
+        kiocb: *mut bindings::kiocb,
+        is_patient: bool,
+        complete: Option<unsafe extern "C" fn(*mut bindings::kiocb, c_long)>,
+    ) -> (isize, bool) {
+        let is_write = batch.direction == Direction::Write;
+        // A direct write moves whole blocks: the last bytes of a file that ends within one go by way of its own
+        // page cache, so that the file does not grow by that.
+        let is_direct = self.is_direct() && !(is_write && batch.len % PAGE_SIZE != 0);
+        let direction = if is_write {
+            bindings::ITER_SOURCE
+        } else {
+            bindings::ITER_DEST
+        };
+        let file = self.file.as_ptr();
         let mut iter = bindings::iov_iter::default();
-        // SAFETY: The kiocb, the iterator and the bvecs stay where they are until the call has returned, as there is no
-        // completion; the batch keeps the memory.
+        // SAFETY: By the requirements of this function; the file is valid, and the iterator is over memory of the
+        // folios, which the batch keeps.
         let result = unsafe {
             helpers::abstractions_helper_init_kiocb(
-                &mut kiocb,
-                self.file.as_ptr(),
+                kiocb,
+                file,
                 (self.offset + batch.position) as bindings::loff_t,
-                self.is_direct() && batch.len % PAGE_SIZE == 0,
-                false,
-                None,
+                is_direct,
+                !is_patient,
+                complete,
             );
             bindings::iov_iter_bvec(
                 &mut iter,
-                bindings::ITER_SOURCE,
+                direction,
                 batch.bvecs.as_ptr(),
                 batch.count as c_ulong,
                 batch.len,
             );
-            helpers::abstractions_helper_kiocb_start_write(&mut kiocb);
-            let result = bindings::vfs_iocb_iter_write(self.file.as_ptr(), &mut kiocb, &mut iter);
-            helpers::abstractions_helper_kiocb_end_write(&mut kiocb);
-            result
+            if is_write {
+                helpers::abstractions_helper_kiocb_start_write(kiocb);
+                bindings::vfs_iocb_iter_write(file, kiocb, &mut iter)
+            } else {
+                bindings::vfs_iocb_iter_read(file, kiocb, &mut iter)
+            }
         };
+        (result, is_direct)
+    }
+
+    /// Writes a batch and waits for that, for when there is no memory to do it otherwise.
+    fn write_now(&self, batch: &mut Batch) {
+        let mut kiocb = bindings::kiocb::default();
+        // SAFETY: There is no completion: the kiocb and the batch are done with when the call returns.
+        let (result, _) = unsafe { self.call(batch, &mut kiocb, true, None) };
+        // SAFETY: The write was begun.
+        unsafe { helpers::abstractions_helper_kiocb_end_write(&mut kiocb) };
         batch.finish(iov::moved(result), self.size(), Context::Process);
     }
 }
