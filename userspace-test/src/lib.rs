@@ -78,3 +78,9 @@ pub const MIB: usize = 1 << 20;
 pub const PAGE: usize = 4 * KIB;
 /// Bytes in the folios that one huge page-table entry maps.
 pub const HUGE_PAGE: usize = 2 * MIB;
+
+/// How much longer everything may take, as the rig says: the kernel may be one that looks at all it does.
+pub fn slowness() -> u32 {
+    let number = std::env::var("SLOWNESS").ok();
+    number.and_then(|number| number.parse().ok()).unwrap_or(1)
+}

@@ -5,12 +5,12 @@
 use crate::board::Board;
 use crate::kinds::Kind;
 use crate::model::{Content, Locked, Model, WORDS};
-use crate::slowness;
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::ring::Ring;
+use mmapdev_userspace::slowness;
 use mmapdev_userspace::{HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::{self, MemfdFlags, Mode, OFlags};
 use rustix::io::{pread, pwrite, pwritev, Errno};

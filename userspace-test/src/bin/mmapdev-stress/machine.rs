@@ -5,13 +5,13 @@
 use crate::actors::{ensure, ensure_errno, is_one_of, wrong, FIXED};
 use crate::board::Board;
 use crate::kinds;
-use crate::slowness;
 use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::random::Random;
+use mmapdev_userspace::slowness;
 use mmapdev_userspace::{module, numa};
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
 use rustix::fs::OFlags;

@@ -27,6 +27,7 @@ use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::memory;
 use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::random::Random;
+use mmapdev_userspace::slowness;
 use mmapdev_userspace::table::Table;
 use mmapdev_userspace::{MIB, PAGE};
 use model::Model;
@@ -56,12 +57,6 @@ struct Options {
     /// What their choices are made by, so that a failure can be had again [default: the clock]
     #[arg(long)]
     seed: Option<u64>,
-}
-
-/// How much longer everything may take, as the rig says: the kernel may be one that looks at all it does.
-fn slowness() -> u32 {
-    let number = std::env::var("SLOWNESS").ok();
-    number.and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
 /// The name of the device of a kind.

@@ -46,6 +46,7 @@ use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping;
 use mmapdev_userspace::module::Loaded;
+use mmapdev_userspace::slowness;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -125,12 +126,6 @@ impl Test {
         }
         error.map_or(Ok(()), |error| Err(io::Error::other(error)))
     }
-}
-
-/// How much longer everything may take, as the rig says: the kernel may be one that looks at all it does.
-fn slowness() -> u32 {
-    let number = std::env::var("SLOWNESS").ok();
-    number.and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
 /// Waits for another process or thread to give a word this value, without a call into the kernel.
