@@ -40,13 +40,8 @@ impl Budget {
     }
 
     fn give_back(&self, bytes: u64) {
-        let mut before = self.reserved.load(Relaxed);
-        while let Err(other) = self
-            .reserved
-            .cmpxchg(before, before.saturating_sub(bytes), Relaxed)
-        {
-            before = other;
-        }
+        // It was taken before.
+        self.reserved.fetch_sub(bytes, Relaxed);
     }
 }
 

@@ -126,6 +126,9 @@ impl<B: Backing> Device<B> {
     pub(crate) fn resize(&self, size: u64) -> Result {
         let guard = self.pages().lock_for_writing_always();
         self.check_alive()?;
+        if self.backing.foreign_size().is_some() {
+            return Err(EOPNOTSUPP);
+        }
         let before = self.size();
         // Readers see the end before the bytes go, and new bytes before the end moves.
         self.size.store(size.min(before), Relaxed);
@@ -238,6 +241,10 @@ impl<B: Backing> Device<B> {
         if offset >= size {
             return Err(ENXIO);
         }
+        if B::IS_STORED {
+            // What a file has is data: where its own holes are is not looked at.
+            return Ok(offset);
+        }
         let index = self
             .pages()
             .next_present(page_of(offset), page_of(size - 1) + 1)
@@ -252,6 +259,9 @@ impl<B: Backing> Device<B> {
         let size = self.size();
         if offset >= size {
             return Err(ENXIO);
+        }
+        if B::IS_STORED {
+            return Ok(size);
         }
         Ok(self.end_of_data(offset, size, |_| true))
     }

@@ -115,9 +115,11 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         device.follow_size();
         let start = u64::try_from(kiocb.ki_pos())?;
         let wanted = iov.len() as u64;
-        let answer = B::read(device, &mut kiocb, iov);
-        trace::read(device.id(), start, wanted, trace::result(&answer));
-        let copied = answer?;
+        // As in `write_iter`.
+        let trace = |result| trace::read(device.id(), start, wanted, result);
+        let copied =
+            B::read(device, &mut kiocb, iov).inspect_err(|error| trace(error.to_errno().into()))?;
+        trace(copied as i64);
         device.counters().add(Event::BytesRead, copied as u64);
         if copied == 0 {
             // What looks like the end of the file may be that of the device.
@@ -167,12 +169,6 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         device.follow_size();
         let offset = |offset: i64| u64::try_from(offset).map_err(|_| ENXIO);
         let position = match seek.whence() {
-            // What a file has is data: where its own holes are is not looked at.
-            Whence::Data(from) if B::IS_STORED => data_at(offset(from)?, device.size())?,
-            Whence::Hole(from) if B::IS_STORED => {
-                data_at(offset(from)?, device.size())?;
-                device.size()
-            }
             Whence::Plain => return seek.move_plainly(device.size()),
             Whence::Data(from) => device.next_data(offset(from)?)?,
             Whence::Hole(from) => device.next_hole(offset(from)?)?,
@@ -244,15 +240,6 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
 
     fn ioctl(&self, file: &File, command: u32, argument: usize) -> Result<isize> {
         crate::ioctl::handle(self, file, command, argument)
-    }
-}
-
-/// Returns an offset at which there are bytes, or `ENXIO`.
-fn data_at(offset: u64, size: u64) -> Result<u64> {
-    if offset < size {
-        Ok(offset)
-    } else {
-        Err(ENXIO)
     }
 }
 

@@ -42,9 +42,7 @@ impl VmOperations for Mapping {
         let device = open.device();
         let page = fault.index() as u64;
         if page >= device.size().div_ceil(PAGE_SIZE as u64) {
-            count(device, Event::Fault, fault.is_under_vma_lock());
-            device.counters().add(Event::BusError, 1);
-            trace::fault(device.id(), page, 0, ENXIO.to_errno().into());
+            note_failure(device, fault, Failure::BusError, ENXIO);
             return FaultOutcome::BusError;
         }
         if let Some(done) = map_neighbours(device, fault) {
@@ -52,22 +50,20 @@ impl VmOperations for Mapping {
             trace::map_pages(device.id(), page, NEIGHBOURS_ORDER.into(), 0);
             return FaultOutcome::Done(done);
         }
-        count(device, Event::Fault, fault.is_under_vma_lock());
         let advice = fault.huge_page_advice();
         match device.backing().folio(fault.index(), advice, Wait::Allowed) {
             Ok(folio) => {
+                count(device, Event::Fault, fault.is_under_vma_lock());
                 trace::fault(device.id(), page, folio.order().into(), 0);
                 FaultOutcome::Present(folio)
             }
+            Err(error) if error == ENOMEM => {
+                note_failure(device, fault, Failure::OutOfMemory, error);
+                FaultOutcome::OutOfMemory
+            }
             Err(error) => {
-                trace::fault(device.id(), page, 0, error.to_errno().into());
-                if error == ENOMEM {
-                    device.counters().add(Event::OutOfMemory, 1);
-                    FaultOutcome::OutOfMemory
-                } else {
-                    device.counters().add(Event::BusError, 1);
-                    FaultOutcome::BusError
-                }
+                note_failure(device, fault, Failure::BusError, error);
+                FaultOutcome::BusError
             }
         }
     }
@@ -130,20 +126,15 @@ impl VmOperations for StoredMapping {
     fn fault<'a>(open: &OpenDevice<FileBacking>, fault: &'a VmFault) -> FaultOutcome<'a> {
         let device = open.device();
         let page = fault.index() as u64;
-        let failure = |failure, error: Error| {
-            count(device, Event::Fault, fault.is_under_vma_lock());
-            device.counters().add(failure, 1);
-            trace::fault(device.id(), page, 0, error.to_errno().into());
-        };
         // The file may have become shorter since the device has last heard of it.
         if page >= device.backing().size_of_file().div_ceil(PAGE_SIZE as u64) {
-            failure(Event::BusError, ENXIO);
+            note_failure(device, fault, Failure::BusError, ENXIO);
             return FaultOutcome::BusError;
         }
         let answer = fault.find_or_read();
         match answer.failure() {
-            Some(Failure::OutOfMemory) => failure(Event::OutOfMemory, ENOMEM),
-            Some(Failure::BusError) => failure(Event::BusError, EIO),
+            Some(failure @ Failure::OutOfMemory) => note_failure(device, fault, failure, ENOMEM),
+            Some(failure @ Failure::BusError) => note_failure(device, fault, failure, EIO),
             // It will be counted when it comes again.
             None if answer.is_to_be_repeated() => {}
             None => {
@@ -156,7 +147,7 @@ impl VmOperations for StoredMapping {
 
     fn map_pages<'a>(
         open: &OpenDevice<FileBacking>,
-        around: &'a PageAround,
+        around: &PageAround<'a>,
     ) -> Option<Installed<'a>> {
         let device = open.device();
         let done = around.map()?;
@@ -165,12 +156,9 @@ impl VmOperations for StoredMapping {
         Some(done)
     }
 
-    fn page_mkwrite<'a>(open: &OpenDevice<FileBacking>, write: &'a FirstWrite) -> Installed<'a> {
+    fn page_mkwrite<'a>(open: &OpenDevice<FileBacking>, write: &FirstWrite<'a>) -> Installed<'a> {
         let device = open.device();
         let page = write.index() as u64;
-        if !device.backing().is_writable() {
-            return write.refuse();
-        }
         let answer = write.mark_dirty();
         let error = match answer.failure() {
             Some(_) => EIO.to_errno(),
@@ -187,6 +175,18 @@ fn count<B: Backing>(device: &Device<B>, event: Event, under_vma_lock: bool) {
     if !under_vma_lock {
         device.counters().add(Event::MmapLockFault, 1);
     }
+}
+
+/// Counts a touch that gets no page, and traces why.
+fn note_failure<B: Backing>(device: &Device<B>, fault: &VmFault, failure: Failure, error: Error) {
+    count(device, Event::Fault, fault.is_under_vma_lock());
+    let event = match failure {
+        Failure::OutOfMemory => Event::OutOfMemory,
+        Failure::BusError => Event::BusError,
+    };
+    device.counters().add(event, 1);
+    let errno = error.to_errno().into();
+    trace::fault(device.id(), fault.index() as u64, 0, errno);
 }
 
 /// Counts a touch that was offered as huge, and that [`VmOperations::fault`] answers.

@@ -5,7 +5,6 @@
 //! Each takes the device's id, two numbers, and a result: 0 or a count, or a negative errno.
 
 use crate::abstractions::tracepoint::tracepoints;
-use kernel::prelude::*;
 
 tracepoints! {
     /// A touch was answered by one folio, or not at all.
@@ -26,12 +25,4 @@ tracepoints! {
     pub(crate) fn create = mmapdev_create(size, folio);
     /// A device has ended.
     pub(crate) fn destroy = mmapdev_destroy(size, folio);
-}
-
-/// Returns a count, or an error, as a result.
-pub(crate) fn result(counted: &Result<usize>) -> i64 {
-    match counted {
-        Ok(count) => *count as i64,
-        Err(error) => error.to_errno().into(),
-    }
 }

@@ -198,37 +198,35 @@ impl VmFault {
 ///
 /// # Invariants
 ///
-/// The fault is being handled, under RCU, and the pages lie in its VMA and its page table.
-pub(crate) struct PageAround {
-    fault: *mut bindings::vm_fault,
+/// The fault is being handled by `map_pages`, under RCU, and the pages lie in its VMA and its page table.
+pub(crate) struct PageAround<'a> {
+    fault: &'a VmFault,
     first: c_ulong,
     last: c_ulong,
 }
 
-impl PageAround {
+impl<'a> PageAround<'a> {
     /// # Safety
     ///
-    /// The arguments must be those of a `map_pages` handler that is running.
-    pub(super) unsafe fn new(
-        fault: *mut bindings::vm_fault,
-        first: c_ulong,
-        last: c_ulong,
-    ) -> Self {
+    /// The arguments must be those of a `map_pages` handler that is running for `'a`.
+    pub(super) unsafe fn new(fault: &'a VmFault, first: c_ulong, last: c_ulong) -> Self {
         // INVARIANT: By the requirements of this function.
         Self { fault, first, last }
     }
 
+    // No `Deref`, as in `HugeFault`: most of what a fault can do sleeps.
+
     /// Returns the index of the touched page, see [`VmFault::index`].
     pub(crate) fn index(&self) -> usize {
-        // SAFETY: The fault is valid by the type invariant.
-        unsafe { (*self.fault).__bindgen_anon_1.pgoff }
+        self.fault.index()
     }
 
     /// Maps what is in the page cache; `None` where the touched page is not. Mirrors `filemap_map_pages()`, as which it
     /// maps for reading only what is not dirty yet.
-    pub(crate) fn map(&self) -> Option<Installed<'_>> {
+    pub(crate) fn map(&self) -> Option<Installed<'a>> {
         // SAFETY: By the type invariants.
-        let reason = unsafe { bindings::filemap_map_pages(self.fault, self.first, self.last) };
+        let reason =
+            unsafe { bindings::filemap_map_pages(self.fault.as_raw(), self.first, self.last) };
         let done = reason & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0;
         done.then_some(Installed(reason, PhantomData))
     }
@@ -238,36 +236,29 @@ impl PageAround {
 ///
 /// # Invariants
 ///
-/// It is being handled by `page_mkwrite`.
-#[repr(transparent)]
-pub(crate) struct FirstWrite(Opaque<bindings::vm_fault>);
+/// The fault is being handled by `page_mkwrite`.
+pub(crate) struct FirstWrite<'a>(&'a VmFault);
 
-impl FirstWrite {
+impl<'a> FirstWrite<'a> {
     /// # Safety
     ///
-    /// `fault` must be the argument of a `page_mkwrite` handler that is running for `'a`.
-    pub(super) unsafe fn from_raw<'a>(fault: *mut bindings::vm_fault) -> &'a Self {
-        // SAFETY: The type is transparent, and the caller promises the rest.
-        unsafe { &*fault.cast() }
+    /// `fault` must be that of a `page_mkwrite` handler that is running for `'a`.
+    pub(super) unsafe fn new(fault: &'a VmFault) -> Self {
+        // INVARIANT: By the requirements of this function.
+        Self(fault)
     }
 
     /// Returns the index of the page, see [`VmFault::index`].
     pub(crate) fn index(&self) -> usize {
-        // SAFETY: The fault is valid by the type invariant.
-        unsafe { (*self.0.get()).__bindgen_anon_1.pgoff }
+        self.0.index()
     }
 
     /// Marks the page's folio dirty, so that it is written back, or has the touch looked at anew where it has left the
     /// page cache. Mirrors `filemap_page_mkwrite()`. Sleeps.
-    pub(crate) fn mark_dirty(&self) -> Installed<'_> {
+    pub(crate) fn mark_dirty(&self) -> Installed<'a> {
         // SAFETY: By the type invariant.
-        let reason = unsafe { bindings::filemap_page_mkwrite(self.0.get()) };
+        let reason = unsafe { bindings::filemap_page_mkwrite(self.0.as_raw()) };
         Installed(reason, PhantomData)
-    }
-
-    /// Lets nobody write there: `SIGBUS`.
-    pub(crate) fn refuse(&self) -> Installed<'_> {
-        Installed(bindings::vm_fault_reason_VM_FAULT_SIGBUS, PhantomData)
     }
 }
 

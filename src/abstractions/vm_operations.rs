@@ -47,7 +47,7 @@ pub(crate) trait VmOperations {
     /// there. [`PageAround::map`] does it.
     ///
     /// Context: under RCU and the VMA's lock: must not sleep.
-    fn map_pages<'a>(_file: &Self::File, _fault: &'a PageAround) -> Option<Installed<'a>> {
+    fn map_pages<'a>(_file: &Self::File, _fault: &PageAround<'a>) -> Option<Installed<'a>> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -55,7 +55,7 @@ pub(crate) trait VmOperations {
     /// written back. [`FirstWrite::mark_dirty`] does it.
     ///
     /// Context: as in [`Self::fault`].
-    fn page_mkwrite<'a>(_file: &Self::File, _write: &'a FirstWrite) -> Installed<'a> {
+    fn page_mkwrite<'a>(_file: &Self::File, _write: &FirstWrite<'a>) -> Installed<'a> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -131,8 +131,9 @@ impl<T: VmOperations> VmOperationsTable<T> {
     /// As for [`Self::file`], and `fault` must be the argument of a `page_mkwrite` handler.
     unsafe extern "C" fn page_mkwrite(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: By the requirements of this function.
-        let (file, write) = unsafe { (Self::file(fault), FirstWrite::from_raw(fault)) };
-        T::page_mkwrite(file, write).into_reason()
+        let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
+        // SAFETY: By the requirements of this function.
+        T::page_mkwrite(file, &unsafe { FirstWrite::new(fault) }).into_reason()
     }
 
     /// # Safety
@@ -144,7 +145,9 @@ impl<T: VmOperations> VmOperationsTable<T> {
         last: c_ulong,
     ) -> bindings::vm_fault_t {
         // SAFETY: By the requirements of this function.
-        let (file, around) = unsafe { (Self::file(fault), PageAround::new(fault, first, last)) };
+        let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
+        // SAFETY: By the requirements of this function.
+        let around = unsafe { PageAround::new(fault, first, last) };
         T::map_pages(file, &around).map_or(0, Installed::into_reason)
     }
 
