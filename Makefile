@@ -29,9 +29,8 @@ help: ## this text
 demo: guest ## boots a stock kernel, loads the module, shows zero copy
 	@qemu/boot.sh --name demo mmapdev-demo
 
-# Debian's kernel clears every page that it hands out; the tests see whether the module does.
 test: guest ## runs all tests in the guest, then those of the rig itself [TESTS=name]
-	@qemu/boot.sh --name test --limit 900 --debian --append init_on_alloc=0 mmapdev-test $(TESTS)
+	@qemu/test.sh $(TESTS)
 	@$(if $(TESTS),,qemu/self-test.sh)
 
 test-debug: guest-debug ## all tests, and some of its own, on a kernel that looks for mistakes [TESTS=name]

@@ -25,10 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
             "stored 42, read 42\nwrote 43, loaded 43\n",
         )
     }),
-    Test::with("the_example_in_python_works", ONE, || {
+    Test::with_debian("the_example_in_python_works", ONE, || {
         python("share.py", "sum 10 copied 0\nsum 10 copied 4096\n")
     }),
-    Test::with("the_example_with_numpy_works", ONE, || {
+    Test::with_debian("the_example_with_numpy_works", ONE, || {
         python("numpy_memmap.py", "sum 6.5\nbytes 4.0\n")
     }),
     Test::with("every_request_works_from_c", ONE, || {

@@ -60,6 +60,8 @@ struct Test {
     parameters: Option<&'static str>,
     /// How long it may take.
     limit: Option<Duration>,
+    /// Whether it runs programs of the Debian that the rig shares with the guest.
+    needs_debian: bool,
     body: fn() -> io::Result<()>,
 }
 
@@ -76,7 +78,20 @@ impl Test {
             name,
             parameters: Some(parameters),
             limit: LIMIT,
+            needs_debian: false,
             body,
+        }
+    }
+
+    /// A test of the module that runs programs of the Debian that the rig shares with the guest.
+    const fn with_debian(
+        name: &'static str,
+        parameters: &'static str,
+        body: fn() -> io::Result<()>,
+    ) -> Self {
+        Self {
+            needs_debian: true,
+            ..Self::with(name, parameters, body)
         }
     }
 
@@ -86,6 +101,7 @@ impl Test {
             name,
             parameters: None,
             limit: LIMIT,
+            needs_debian: false,
             body,
         }
     }
@@ -201,12 +217,19 @@ fn main() {
     } else {
         &[]
     };
+    // The rig runs those that need it in a guest of their own.
+    let debian = std::env::var("DEBIAN");
     let trials = areas
         .iter()
         .copied()
         .chain([("rig", rig)])
         .chain(sanitizer.iter().copied())
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
+        .filter(|(_, test)| match debian.as_deref() {
+            Ok("only") => test.needs_debian,
+            Ok("none") => !test.needs_debian,
+            _ => true,
+        })
         .map(|(area, test)| Trial::test(format!("{area}::{}", test.name), move || test.run()))
         .collect();
     libtest_mimic::run(&arguments, trials).exit();

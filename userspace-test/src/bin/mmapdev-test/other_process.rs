@@ -36,8 +36,8 @@ pub(crate) const TESTS: &[Test] = &[
         SMALL,
         take,
     ),
-    Test::with("gdb_reads_and_writes_the_mapping", HUGE, gdb),
-    Test::with(
+    Test::with_debian("gdb_reads_and_writes_the_mapping", HUGE, gdb),
+    Test::with_debian(
         "gdb_reads_and_writes_the_mapping_in_small_pages",
         SMALL,
         gdb,

@@ -191,7 +191,7 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(lines()?, expected);
         Ok(())
     }),
-    Test::with("trace_cmd_lists_and_prints_them", HUGE, || {
+    Test::with_debian("trace_cmd_lists_and_prints_them", HUGE, || {
         assert_lists_all(&debian(&["trace-cmd", "list", "-e", "mmapdev"])?);
         let file = "/tmp/trace.dat";
         let record = ["trace-cmd", "record", "-q", "-o", file, "-e", "mmapdev"];
@@ -200,7 +200,7 @@ pub(crate) const TESTS: &[Test] = &[
         assert!(report.contains(AS_PRINTED), "{report}");
         Ok(())
     }),
-    Test::with("perf_lists_and_prints_them", HUGE, || {
+    Test::with_debian("perf_lists_and_prints_them", HUGE, || {
         assert_lists_all(&debian(&["perf", "list", "mmapdev:*"])?);
         let file = "/tmp/perf.data";
         let record = ["perf", "record", "-o", file, "-e", "mmapdev:*"];
@@ -209,7 +209,7 @@ pub(crate) const TESTS: &[Test] = &[
         assert!(script.contains(AS_PRINTED), "{script}");
         Ok(())
     }),
-    Test::with("bpftrace_lists_them_and_reads_their_fields", HUGE, || {
+    Test::with_debian("bpftrace_lists_them_and_reads_their_fields", HUGE, || {
         assert_lists_all(&debian(&["bpftrace", "-l", "tracepoint:mmapdev:*"])?);
         let program = r#"tracepoint:mmapdev:mmapdev_read { printf("%d of %d\n", args.result, args.length); }"#;
         let printed = debian(&["bpftrace", "-q", "-e", program, "-c", &READS.join(" ")])?;
