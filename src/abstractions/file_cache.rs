@@ -86,6 +86,8 @@ impl FileCache {
             if store.needs_stable_pages() {
                 helpers::abstractions_helper_mapping_set_stable_writes(mapping);
             }
+            // The default is made for a slow disk: of a fast one a program gets half as much by it.
+            helpers::abstractions_helper_read_ahead_as(raw, store.as_raw());
         }
         // INVARIANT: Set just now; the reference from the allocation is the only one.
         Ok(Self {

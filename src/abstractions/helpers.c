@@ -5,6 +5,7 @@
  * This is to the abstraction layer what rust/helpers/ is to the kernel crate. A wrapper adds nothing
  * to what it wraps, unless it says so. Each has its declaration in helpers.rs; the two files list them in one order.
  */
+#include <linux/backing-dev.h>
 #include <linux/bvec.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
@@ -258,6 +259,19 @@ bool abstractions_helper_mapping_stable_writes(const struct address_space *mappi
 void abstractions_helper_mapping_set_stable_writes(struct address_space *mapping)
 {
 	mapping_set_stable_writes(mapping);
+}
+
+/* Has as much read ahead for an inode that is alone on its bdi as for a file. */
+void abstractions_helper_read_ahead_as(struct inode *inode, const struct file *file)
+{
+	const struct backing_dev_info *from = inode_to_bdi(file->f_mapping->host);
+	struct backing_dev_info *to = inode_to_bdi(inode);
+
+	/* What is in memory anyway has nothing to say here, and the kernel's own default stays. */
+	if (from == &noop_backing_dev_info)
+		return;
+	to->ra_pages = from->ra_pages;
+	to->io_pages = from->io_pages;
 }
 
 void abstractions_helper_mapping_set_error(struct address_space *mapping, int error)

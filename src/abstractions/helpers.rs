@@ -121,6 +121,10 @@ extern "C" {
     pub(super) fn abstractions_helper_mapping_set_stable_writes(
         mapping: *mut bindings::address_space,
     );
+    pub(super) fn abstractions_helper_read_ahead_as(
+        inode: *mut bindings::inode,
+        file: *const bindings::file,
+    );
     pub(super) fn abstractions_helper_mapping_set_error(
         mapping: *mut bindings::address_space,
         error: c_int,
