@@ -11,6 +11,7 @@
 mod bars;
 mod measure;
 mod results;
+mod stored;
 
 use clap::{Parser, Subcommand};
 use results::{Collection, Results};

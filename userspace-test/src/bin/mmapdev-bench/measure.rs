@@ -4,6 +4,7 @@
 
 use crate::bars::{BESIDE, REQUESTS, RETRIED};
 use crate::results::{Results, PER_SECOND, RATIO};
+use crate::stored;
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::Loaded;
@@ -105,7 +106,7 @@ impl Memory {
 }
 
 /// The guest's clock around something: nanoseconds, or instructions where it counts these.
-fn cost<T>(body: impl FnOnce() -> T) -> (f64, T) {
+pub(crate) fn cost<T>(body: impl FnOnce() -> T) -> (f64, T) {
     let start = Instant::now();
     let value = body();
     (start.elapsed().as_nanos() as f64, value)
@@ -145,6 +146,7 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
             beside(&mut results, variant, *kind)?;
         }
     }
+    stored::measure(&mut results)?;
     Ok(results)
 }
 
