@@ -27,7 +27,7 @@ help: ## this text
 #: ACCEL            tcg or kvm, instead of trying whether KVM works
 
 demo: guest ## boots a stock kernel, loads the module, shows zero copy
-	@qemu/boot.sh --name demo mmapdev-demo
+	@qemu/boot.sh --name demo mmapdev-demo --disk /mnt/disk
 
 test: guest ## runs all tests in the guest, then those of the rig itself [TESTS=name]
 	@qemu/test.sh $(TESTS)

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`abi`] | the ioctl interface, the very file that the module is built from |
 //! | [`control`] | the node that makes and ends devices |
+//! | [`disk`] | what a disk was asked to read and write |
 //! | [`device`] | an open device: its size, counters and page frames, and wrong calls on purpose |
 //! | [`mapping`] | a piece of address space that unmaps itself, read and written with atomics |
 //! | [`pagemap`] | which page frame is behind an address of this process |
@@ -33,6 +34,7 @@ pub mod cgroup;
 pub mod child;
 pub mod control;
 pub mod device;
+pub mod disk;
 pub mod fail_nth;
 pub mod kernel_log;
 pub mod mapping;

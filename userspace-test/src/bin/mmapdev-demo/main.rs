@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+mod stored;
+
 use clap::Parser;
 use mmapdev_userspace::child::Child;
 use mmapdev_userspace::device::{self, Device};
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 /// Shows that a mapping of an mmapdev device is the device's own memory: fills the device both ways,
 /// compares page frames, and counts what each way copies and faults. Run it as root.
 ///
+/// With --disk there is a second page: one page fault brings in one piece of a file on that disk.
+///
 /// Loads the module first if it is not loaded, and unloads it again. The device's content is
 /// overwritten. Exits with 0 if every row is as it must be, with 1 if one is not, and with 2 if there is
 /// nothing to show it on.
@@ -33,6 +37,9 @@ struct Options {
     /// How much of the device to use, in MiB; all of it by default
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     size: Option<u32>,
+    /// A folder on a disk, where a file is made, shown as a device, and removed again
+    #[arg(long, value_name = "FOLDER")]
+    disk: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -80,15 +87,22 @@ fn run(options: &Options) -> Result<bool, String> {
     let mut demo = Demo {
         device,
         size,
-        checks: 0,
-        failures: Vec::new(),
+        checks: Checks::default(),
     };
     let shown = demo.show(&options.device.display(), &info);
     let shown = shown.map_err(|error| format!("the device gave an error: {error}"))?;
     for line in shown {
         println!("{line}");
     }
-    let passed = demo.verdict();
+    if let Some(folder) = &options.disk {
+        let stored = stored::show(&mut demo.checks, folder);
+        let stored = stored.map_err(|error| format!("a file in {}: {error}", folder.display()))?;
+        println!();
+        for line in stored {
+            println!("{line}");
+        }
+    }
+    let passed = demo.checks.verdict(options.disk.is_some());
     drop(demo);
     if let Some(module) = loaded {
         module
@@ -117,7 +131,13 @@ fn load() -> Result<Loaded, String> {
 struct Demo {
     device: Device,
     size: usize,
-    checks: usize,
+    checks: Checks,
+}
+
+/// How many rows were checked, and what was not as it should be.
+#[derive(Default)]
+struct Checks {
+    number: usize,
     failures: Vec<String>,
 }
 
@@ -147,27 +167,8 @@ impl Demo {
             .collect())
     }
 
-    /// Checks a row: returns the mark for it.
-    fn check<T: PartialEq + Display>(&mut self, what: &str, seen: T, expected: T) -> &'static str {
-        self.checks += 1;
-        if seen == expected {
-            return "ok";
-        }
-        self.failures
-            .push(format!("{what}: expected {expected}, saw {seen}"));
-        "FAIL"
-    }
-
     fn counted<T>(&self, body: impl FnOnce() -> io::Result<T>) -> io::Result<(Counted, T)> {
-        let before = self.device.counters()?;
-        let value = body()?;
-        let after = self.device.counters()?;
-        let faults = |c: &abi::Counters| c.faults + c.huge_faults + c.map_pages;
-        let counted = Counted {
-            faults: faults(&after) - faults(&before),
-            bytes_read: after.bytes_read - before.bytes_read,
-        };
-        Ok((counted, value))
+        counted(&self.device, body)
     }
 
     /// mmap() costs nothing; the first touch brings one piece of memory in; filling brings the rest.
@@ -186,7 +187,9 @@ impl Demo {
         let (counted, mapping) = self.counted(|| Mapping::shared(&self.device, self.size))?;
         let memory = held(self)?;
         let untouched = counted.faults == 0 && memory == before;
-        let mark = self.check("mmap() faults or takes memory", untouched, true);
+        let mark = self
+            .checks
+            .check("mmap() faults or takes memory", untouched, true);
         row(
             "mmap() of all of it",
             &counted.faults.to_string(),
@@ -198,7 +201,9 @@ impl Demo {
             mapping.store(self.size / 2, 1);
             Ok(())
         })?;
-        let mark = self.check("faults of the first touch", counted.faults, 1);
+        let mark = self
+            .checks
+            .check("faults of the first touch", counted.faults, 1);
         row(
             "one store to one byte",
             &counted.faults.to_string(),
@@ -222,7 +227,9 @@ impl Demo {
             pages / 2 / 16
         } as u64;
         let lazily = counted.faults > 0 && counted.faults <= most.max(1);
-        let mark = self.check("faults of touching one half within bounds", lazily, true);
+        let mark = self
+            .checks
+            .check("faults of touching one half within bounds", lazily, true);
         let faults = format!("{} for {} pages", counted.faults, pages / 2);
         row(
             "a store to each page of one half",
@@ -241,7 +248,7 @@ impl Demo {
             }
             Ok(())
         })?;
-        let mark = self.check("faults of write()", counted.faults, 0);
+        let mark = self.checks.check("faults of write()", counted.faults, 0);
         row(
             "write() of the other half",
             &counted.faults.to_string(),
@@ -287,7 +294,7 @@ impl Demo {
             let theirs = u64::from_ne_bytes(bytes.try_into().map_err(io::Error::other)?);
             let devices = self.device.frame(offset as u64)?.frame;
             let same = mine == theirs && mine == devices && mine != 0;
-            let mark = self.check("the page frames are one", same, true);
+            let mark = self.checks.check("the page frames are one", same, true);
             let frames = [mine, theirs, devices].map(|frame| format!("{frame:#x}"));
             let offset = format!("frame of the page at {offset:#x}");
             table.row([&offset, &frames[0], &frames[1], &frames[2], mark]);
@@ -309,7 +316,9 @@ impl Demo {
             rustix::io::pread(&self.device, &mut byte, offset as u64)?;
             seen += usize::from(byte[0] == n as u8 ^ 0x5A);
         }
-        let mark = self.check("stores seen by pread()", seen, offsets.len());
+        let mark = self
+            .checks
+            .check("stores seen by pread()", seen, offsets.len());
         let count = format!("{seen} of {}", offsets.len());
         table.row(["a store, then pread()", &count, "", "", mark]);
 
@@ -318,7 +327,9 @@ impl Demo {
             rustix::io::pwrite(&self.device, &[n as u8 ^ 0xA5], offset as u64)?;
             seen += usize::from(mapping.load(offset) == n as u8 ^ 0xA5);
         }
-        let mark = self.check("pwrite() seen through the mapping", seen, offsets.len());
+        let mark = self
+            .checks
+            .check("pwrite() seen through the mapping", seen, offsets.len());
         let count = format!("{seen} of {}", offsets.len());
         table.row(["pwrite(), then a load", &count, "", "", mark]);
 
@@ -348,7 +359,9 @@ impl Demo {
             rounds += 1;
         }
         child.join();
-        let mark = self.check("answers of another process", rounds, ROUNDS);
+        let mark = self
+            .checks
+            .check("answers of another process", rounds, ROUNDS);
         let count = format!("{rounds} of {ROUNDS}");
         table.row(["answers of another process's stores", &count, "", "", mark]);
         Ok(())
@@ -402,7 +415,7 @@ impl Demo {
         let sums = sum == cold_sum && sum == warm_sum;
         let copied = [&reading, &first, &again].map(|counted| counted.bytes_read);
         let right = copied == [self.size as u64, 0, 0];
-        let mark = self.check(
+        let mark = self.checks.check(
             "bytes copied: all, 0 and 0, and equal sums",
             right && sums,
             true,
@@ -417,7 +430,9 @@ impl Demo {
         ]);
         let faults = [&reading, &first, &again].map(|counted| counted.faults);
         let right = faults[0] == 0 && (1..=pages as u64).contains(&faults[1]) && faults[2] == 0;
-        let mark = self.check("faults: none, some and none", right, true);
+        let mark = self
+            .checks
+            .check("faults: none, some and none", right, true);
         let faults = faults.map(|faults| faults.to_string());
         let cold_faults = format!("{} for {pages} pages", faults[1]);
         table.row(["page faults", &faults[0], &cold_faults, &faults[2], mark]);
@@ -434,22 +449,52 @@ impl Demo {
         ]);
         Ok(())
     }
+}
 
-    fn verdict(&self) -> bool {
+impl Checks {
+    /// Checks a row: returns the mark for it.
+    fn check<T: PartialEq + Display>(&mut self, what: &str, seen: T, expected: T) -> &'static str {
+        self.number += 1;
+        if seen == expected {
+            return "ok";
+        }
+        self.failures
+            .push(format!("{what}: expected {expected}, saw {seen}"));
+        "FAIL"
+    }
+
+    fn verdict(&self, with_file: bool) -> bool {
         println!();
         if self.failures.is_empty() {
+            let file = if with_file {
+                " A page of a file is read when it is touched, once."
+            } else {
+                ""
+            };
             println!(
-                "All {} checks passed: the mapping is the device's memory, and nothing was copied.",
-                self.checks
+                "All {} checks passed: the mapping is the device's memory, and nothing was copied.{file}",
+                self.number
             );
             return true;
         }
         for failure in &self.failures {
             println!("FAIL {failure}");
         }
-        println!("{} of {} checks failed.", self.failures.len(), self.checks);
+        println!("{} of {} checks failed.", self.failures.len(), self.number);
         false
     }
+}
+
+fn counted<T>(device: &Device, body: impl FnOnce() -> io::Result<T>) -> io::Result<(Counted, T)> {
+    let before = device.counters()?;
+    let value = body()?;
+    let after = device.counters()?;
+    let faults = |c: &abi::Counters| c.faults + c.huge_faults + c.map_pages;
+    let counted = Counted {
+        faults: faults(&after) - faults(&before),
+        bytes_read: after.bytes_read - before.bytes_read,
+    };
+    Ok((counted, value))
 }
 
 fn timed<T>(body: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Duration)> {
