@@ -4,9 +4,11 @@
 
 use crate::{assert_errno, Test};
 use mmapdev_userspace::abi;
+use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::disk::{Disk, Traffic};
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::{memory, KIB, MIB, PAGE};
@@ -18,6 +20,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const NONE: &str = "devices=0";
@@ -298,13 +301,13 @@ pub(crate) const TESTS: &[Test] = &[
             let device = scene.open()?;
             let mapping = Mapping::shared(&device, SIZE)?;
             mapping.advise(0, SIZE, rustix::mm::Advice::Random)?;
-            let random = Reads::during(|| mapping.touch_read(2 * MIB + 5 * PAGE, 1))?;
-            assert_eq!((random.requests, random.bytes), (1, PAGE as u64));
+            let random = traffic_during(|| mapping.touch_read(2 * MIB + 5 * PAGE, 1))?;
+            assert_eq!((random.reads, random.bytes_read), (1, PAGE as u64));
             mapping.advise(0, SIZE, rustix::mm::Advice::Normal)?;
-            let sequential = Reads::during(|| mapping.touch_read(0, MIB))?;
+            let sequential = traffic_during(|| mapping.touch_read(0, MIB))?;
             let pages = (MIB / PAGE) as u64;
-            assert!(sequential.requests < pages / 8, "{sequential:?}");
-            assert!(sequential.bytes >= MIB as u64, "{sequential:?}");
+            assert!(sequential.reads < pages / 8, "{sequential:?}");
+            assert!(sequential.bytes_read >= MIB as u64, "{sequential:?}");
             Ok(())
         },
     ),
@@ -314,7 +317,7 @@ pub(crate) const TESTS: &[Test] = &[
         let mapping = Mapping::shared(&device, SIZE)?;
         mapping.advise(0, SIZE, rustix::mm::Advice::Random)?;
         for page in 0..20 {
-            let reads = Reads::during(|| {
+            let reads = traffic_during(|| {
                 std::thread::scope(|scope| {
                     for _ in 0..4 {
                         scope.spawn(|| mapping.load(page * 16 * PAGE));
@@ -322,7 +325,7 @@ pub(crate) const TESTS: &[Test] = &[
                 });
             })?;
             assert_eq!(
-                (reads.requests, reads.bytes),
+                (reads.reads, reads.bytes_read),
                 (1, PAGE as u64),
                 "page {page}"
             );
@@ -377,6 +380,25 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with("it_is_read_ahead_as_far_as_the_file_itself", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let _device = scene.open()?;
+        let expected = fs::read_to_string("/sys/block/vda/queue/read_ahead_kb")?;
+        let mut seen = Vec::new();
+        for bdi in fs::read_dir("/sys/class/bdi")? {
+            let bdi = bdi?;
+            if bdi.file_name().to_string_lossy().starts_with("mmapdev") {
+                seen.push(fs::read_to_string(bdi.path().join("read_ahead_kb"))?);
+            }
+        }
+        assert_eq!(seen, [expected]);
+        Ok(())
+    }),
+    Test::with(
+        "anonymous_memory_goes_to_the_swap_space_and_a_device_s_to_its_file",
+        NONE,
+        swap,
+    ),
     Test::with("fdinfo_says_how_the_file_is_used", NONE, || {
         let scene = Scene::new(SIZE)?;
         let device = scene.open()?;
@@ -421,9 +443,11 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const NAME: &str = "file";
+/// Where the rig mounts its disk.
+const FOLDER: &str = "/mnt/disk";
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from(format!("/mnt/disk/mmapdev-{name}"))
+    PathBuf::from(format!("{FOLDER}/mmapdev-{name}"))
 }
 
 /// A file on the disk, and a device of it.
@@ -473,35 +497,13 @@ impl Scene {
     }
 }
 
-/// What the disk was asked to read.
-#[derive(Debug)]
-struct Reads {
-    requests: u64,
-    bytes: u64,
-}
-
-impl Reads {
-    fn now() -> io::Result<Self> {
-        let text = fs::read_to_string("/sys/block/vda/stat")?;
-        let fields: Vec<u64> = text
-            .split_whitespace()
-            .map(|word| word.parse().map_err(io::Error::other))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            requests: fields[0],
-            bytes: fields[2] * 512,
-        })
-    }
-
-    fn during(body: impl FnOnce()) -> io::Result<Self> {
-        let before = Self::now()?;
+/// What the disk was asked for during something.
+fn traffic_during(body: impl FnOnce()) -> io::Result<Traffic> {
+    let (traffic, ()) = Disk::of(FOLDER)?.during(|| {
         body();
-        let after = Self::now()?;
-        Ok(Self {
-            requests: after.requests - before.requests,
-            bytes: after.bytes - before.bytes,
-        })
-    }
+        Ok(())
+    })?;
+    Ok(traffic)
 }
 
 /// A block device whose bytes are those of a file in memory, on a file system of its own, and a device of ours of that.
@@ -585,6 +587,168 @@ fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
     }
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     Err(io::Error::other(format!("{program}: {complaint}")))
+}
+
+/// What the kernel has swapped and what it has moved between disks and memory, from one moment to another.
+#[derive(Debug)]
+struct Moved {
+    /// Pages of the swap space, which are among the bytes as well.
+    swapped_in: u64,
+    swapped_out: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl Moved {
+    fn during(body: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
+        const COUNTERS: [&str; 4] = ["pswpin", "pswpout", "pgpgin", "pgpgout"];
+        let now = || -> io::Result<Vec<u64>> {
+            COUNTERS.iter().map(|name| memory::vmstat(name)).collect()
+        };
+        let before = now()?;
+        body()?;
+        let after = now()?;
+        let moved: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+        Ok(Self {
+            swapped_in: moved[0],
+            swapped_out: moved[1],
+            // The kernel counts these in KiB, and not in the pages that their names promise.
+            bytes_in: moved[2] * KIB as u64,
+            bytes_out: moved[3] * KIB as u64,
+        })
+    }
+}
+
+/// A file that is swapped to, until this is dropped.
+struct SwapSpace;
+
+impl SwapSpace {
+    const SIZE: usize = 4 * SIZE;
+
+    fn new() -> io::Result<Self> {
+        let file = File::create(path("swap"))?;
+        // It has to be on the disk, all of it.
+        file.write_all_at(&vec![0; Self::SIZE], 0)?;
+        file.sync_all()?;
+        let name = path("swap").display().to_string();
+        run("mkswap", &[&name])?;
+        run("swapon", &[&name])?;
+        Ok(Self)
+    }
+}
+
+impl Drop for SwapSpace {
+    fn drop(&mut self) {
+        let name = path("swap").display().to_string();
+        let _ = run("swapoff", &[&name]);
+        let _ = fs::remove_file(path("swap"));
+    }
+}
+
+/// Has the kernel take memory back from `cgroup` until this is so.
+fn reclaim_until(cgroup: &Cgroup, is_done: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+    let deadline = Instant::now() + crate::slowness() * Duration::from_secs(20);
+    while !is_done()? {
+        assert!(Instant::now() < deadline, "the memory stays");
+        match cgroup.reclaim(SIZE as u64) {
+            // It found less than that: what is used just now gets another turn, and so does what is being written.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The same memory pressure on anonymous memory and on the memory of a device, and touches after it: where the pages
+/// go and where they come from.
+fn swap() -> io::Result<()> {
+    const BYTES: u64 = SIZE as u64;
+    const PAGES: u64 = BYTES / PAGE as u64;
+    // What else there is meanwhile: the file system's notes, the program's own stack and heap.
+    const LITTLE: u64 = BYTES / 8;
+    const FEW: u64 = PAGES / 8;
+    let scene = Scene::new(SIZE)?;
+    let _swap = SwapSpace::new()?;
+    let cgroup = Cgroup::new("mmapdev-swap")?;
+    let child = Child::run(|| {
+        let body = || -> io::Result<()> {
+            cgroup.enter()?;
+            let anonymous = Mapping::anonymous(SIZE)?;
+            anonymous.advise(0, SIZE, rustix::mm::Advice::LinuxNoHugepage)?;
+            fill(&anonymous);
+            let in_memory = |mapping: &Mapping| -> io::Result<usize> {
+                let pages = mapping.in_memory(0, SIZE)?;
+                Ok(pages.iter().filter(|&&is_there| is_there).count())
+            };
+            // Nothing but the swap space can keep it, so that taking it away is writing it there.
+            let out = Moved::during(|| reclaim_until(&cgroup, || Ok(in_memory(&anonymous)? == 0)))?;
+            assert!(out.swapped_out >= PAGES, "anonymous, out: {out:?}");
+            assert!(out.bytes_out >= BYTES, "anonymous, out: {out:?}");
+            let back = Moved::during(|| {
+                assert!(is_filled(&anonymous), "anonymous");
+                Ok(())
+            })?;
+            assert!(back.swapped_in >= PAGES, "anonymous, in: {back:?}");
+            drop(anonymous);
+
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            let gone = || Ok(device.info()?.resident_bytes == 0);
+            let is_read_again = |is_right: &dyn Fn() -> bool, what: &str| -> io::Result<()> {
+                let back = Moved::during(|| {
+                    assert!(is_right(), "{what}");
+                    Ok(())
+                })?;
+                let is_from_file = back.swapped_in < FEW && back.bytes_in >= BYTES;
+                assert!(is_from_file, "{what}, in: {back:?}");
+                Ok(())
+            };
+            let pieces = || scene.bytes.chunks(PAGE).enumerate();
+            let is_file = || pieces().all(|(page, piece)| mapping.read(page * PAGE, PAGE) == piece);
+            is_read_again(&is_file, "first")?;
+            // The file has what is clean, so that nothing is written.
+            let out = Moved::during(|| reclaim_until(&cgroup, gone))?;
+            let is_just_dropped = out.swapped_out < FEW && out.bytes_out < LITTLE;
+            assert!(is_just_dropped, "clean, out: {out:?}");
+            is_read_again(&is_file, "clean")?;
+            // What is dirty is written first, to the file and by nobody's request.
+            fill(&mapping);
+            let out = Moved::during(|| reclaim_until(&cgroup, gone))?;
+            let is_to_file = out.swapped_out < FEW && out.bytes_out >= BYTES;
+            assert!(is_to_file, "dirty, out: {out:?}");
+            is_read_again(&|| is_filled(&mapping), "dirty")
+        };
+        match body() {
+            Ok(()) => Vec::new(),
+            Err(error) => error.to_string().into_bytes(),
+        }
+    })?;
+    let error = String::from_utf8_lossy(&child.join()).into_owned();
+    assert!(error.is_empty(), "{error}");
+    let mut words = words();
+    let on_disk = scene.on_disk(0, SIZE)?;
+    let mut seen = on_disk.chunks_exact(8);
+    assert!(seen.all(|word| word == words.next_u64().to_ne_bytes()));
+    Ok(())
+}
+
+/// Random ones, as a page of one and the same needs no place in the swap space.
+fn words() -> Random {
+    Random::new(3)
+}
+
+/// Fills a mapping, with no memory beside it, which would be anonymous.
+fn fill(mapping: &Mapping) {
+    let mut words = words();
+    for at in (0..SIZE).step_by(8) {
+        mapping.word(at).store(words.next_u64(), Ordering::Relaxed);
+    }
+}
+
+fn is_filled(mapping: &Mapping) -> bool {
+    let mut words = words();
+    let mut places = (0..SIZE).step_by(8);
+    places.all(|at| mapping.word(at).load(Ordering::Relaxed) == words.next_u64())
 }
 
 /// Each kind of file that cannot be one, with its errno; and nothing is made of any.
