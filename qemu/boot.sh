@@ -64,7 +64,8 @@ elif [[ $("$QEMU_DIR/accel.sh") == kvm ]]; then
 else
     accelerator=(-accel tcg,thread=multi -cpu max -smp "$smp")
 fi
-# An empty disk, which a guest that counts has no use for.
+# An empty disk. A guest that counts has none: its clock jumps while it waits for the host, so that no two runs would be
+# alike; the benchmark makes itself one in memory.
 disk=()
 if [[ ! $icount ]]; then
     rm -f "$files/disk"
