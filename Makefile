@@ -4,7 +4,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-debug stress module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
+.PHONY: help demo test test-pressure test-debug stress crash module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
 
 # Overrides from the command line reach the scripts as environment variables.
 export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS SEED
@@ -17,7 +17,8 @@ help: ## this text
 
 #: TESTS            only the tests whose name has this in it
 #: SECONDS          how long make stress is at it (120)
-#: SEED             what it takes its choices from, as a failure names it; else from the clock
+#: SEED             what these two take their choices from, as a failure names it; else from the clock
+#: KILLS            how many guests make crash kills (5)
 #: KDIR             build the module on this host, for this prepared kernel tree
 #: RUSTC            the compiler that goes with KDIR
 #: MODULE_ARGS      parameters of the module in make shell, such as "size_mib=64"
@@ -39,6 +40,9 @@ test-debug: guest-debug ## all tests, and some of its own, on a kernel that look
 # In bash, and so in the scripts, SECONDS is the time since the start.
 stress: guest-debug ## races under an oracle, on the kernel that looks for mistakes [SECONDS=120] [SEED=1]
 	@qemu/stress.sh $(or $(SECONDS),120)
+
+crash: guest ## kills guests that write to a file, and looks at what their disks have [KILLS=5] [SEED=1]
+	@qemu/crash.sh $(or $(KILLS),5) $(SEED)
 
 module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 	@qemu/build-module.sh

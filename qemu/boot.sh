@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
-#           [--memory SIZE] [--nodes 2] [--expect-splat] [--interactive] [--icount] [--debian] COMMAND...
+#           [--memory SIZE] [--nodes 2] [--disk IMAGE [--disk-log FILE]] [--expect-splat] [--interactive]
+#           [--icount] [--debian] COMMAND...
 # With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
 # build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G nodes=1 expect_splat='' interactive='' icount='' debian=''
+name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G nodes=1 disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -18,6 +19,9 @@ while [[ ${1:-} == --* ]]; do
     --kernel) kernel=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
     --memory) memory=$2 && shift ;;
     --nodes) nodes=$2 && shift ;; # 2: each CPU has half of the memory near it
+    # A file system, which the guest mounts and which stays; else it has an empty disk.
+    --disk) disk_image=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
+    --disk-log) disk_log=/mmapdev/${2#"$CHECKOUT/"} && shift ;; # all that this disk is asked to write, and each flush
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
     --icount) icount=yes ;; # one CPU, whose clock counts instructions
     --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
@@ -48,6 +52,7 @@ chmod 755 "$files/job/job"
 : >"$console"
 : >"$log.out.log"
 : >"$verdict"
+rm -f "$files/qemu.pid"
 
 # One CPU for each node is one socket's: what shares a cache is near the same memory.
 smp=2
@@ -67,7 +72,18 @@ fi
 # An empty disk. A guest that counts has none: its clock jumps while it waits for the host, so that no two runs would be
 # alike; the benchmark makes itself one in memory.
 disk=()
-if [[ ! $icount ]]; then
+if [[ $disk_image ]]; then
+    disk=(-blockdev "driver=file,node-name=image,filename=$disk_image,discard=unmap")
+    if [[ $disk_log ]]; then
+        # A flush is noted when it is made, so that the cache must be one that is flushed.
+        disk+=(-blockdev "driver=file,node-name=log,filename=$disk_log"
+            -blockdev driver=blklogwrites,node-name=disk,file=image,log=log)
+    else
+        disk+=(-blockdev driver=raw,node-name=disk,file=image,discard=unmap,cache.no-flush=on)
+    fi
+    disk+=(-device virtio-blk-pci,drive=disk,write-cache=on)
+    append="MMAPDEV_DISK=kept $append"
+elif [[ ! $icount ]]; then
     rm -f "$files/disk"
     truncate -s 256M "$files/disk"
     disk=(-drive "file=/mmapdev/build/boot/$name/disk,format=raw,if=none,id=disk,cache=unsafe,discard=unmap"
@@ -110,7 +126,7 @@ fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(
     timeout --foreground -k 2 "$limit" qemu-system-x86_64
-    -nodefaults -no-user-config -display none -no-reboot
+    -nodefaults -no-user-config -display none -no-reboot -pidfile "/mmapdev/build/boot/$name/qemu.pid"
     -machine q35 "${accelerator[@]}" -m "$memory" "${disk[@]}" "${share[@]}"
     -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
     -chardev stdio,id=job,signal=off -serial chardev:job
@@ -148,10 +164,7 @@ fi
 result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
 [[ $result ]] || red $NO_VERDICT "it ended without a verdict"
 
-complaints='WARNING: |BUG: |kernel BUG at|Oops: |general protection fault|Unable to handle|KASAN:|KFENCE:|UBSAN:'
-complaints+='|possible .*(deadlock|locking)|inconsistent lock state|suspicious RCU|DEBUG_LOCKS_WARN|detected stall'
-complaints+='|soft lockup|hard LOCKUP|blocked for more than|unreferenced object|refcount_t: |[Bb]ad page'
-if [[ ! $expect_splat ]] && lines=$(grep -aE "$complaints" "$console" | tr -d '\r'); then
+if [[ ! $expect_splat ]] && lines=$(grep -aE "$COMPLAINTS" "$console" | tr -d '\r'); then
     say "error: guest \"$name\": its kernel complained, so this run is red whatever the job said"
     say "(the job's status was $result; the whole log: $console):"
     printf '    | %s\n' "${lines//$'\n'/$'\n    | '}" >&2

@@ -15,6 +15,13 @@ export TREE
 # shellcheck disable=SC2034
 GUEST=$BUILD${TREE:+/$TREE}
 
+# What a kernel that complains has in its log.
+# shellcheck disable=SC2034
+COMPLAINTS='WARNING: |BUG: |kernel BUG at|Oops: |general protection fault|Unable to handle|KASAN:|KFENCE:|UBSAN:'
+COMPLAINTS+='|possible .*(deadlock|locking)|inconsistent lock state|suspicious RCU|DEBUG_LOCKS_WARN|detected stall'
+# shellcheck disable=SC2034
+COMPLAINTS+='|soft lockup|hard LOCKUP|blocked for more than|unreferenced object|refcount_t: |[Bb]ad page'
+
 say() { printf '%s\n' "$*" >&2; }
 warn() { printf '%s\n' "WARNING: $*" >&2; }
 die() {
