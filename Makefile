@@ -30,9 +30,12 @@ help: ## this text
 demo: guest ## boots a stock kernel, loads the module, shows zero copy
 	@qemu/boot.sh --name demo mmapdev-demo --disk /mnt/disk
 
-test: guest ## runs all tests in the guest, then those of the rig itself [TESTS=name]
+test: guest ## runs all tests in guests, and those of the rig itself [TESTS=name]
 	@qemu/test.sh $(TESTS)
 	@$(if $(TESTS),,qemu/self-test.sh)
+
+test-pressure: guest ## those of its tests where memory is short: a guest of 512 MiB [TESTS=name]
+	@qemu/pressure.sh $(TESTS)
 
 test-debug: guest-debug ## all tests, and some of its own, on a kernel that looks for mistakes [TESTS=name]
 	@qemu/debug.sh $(TESTS)

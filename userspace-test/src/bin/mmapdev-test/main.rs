@@ -28,6 +28,7 @@ mod load;
 mod map;
 mod open;
 mod other_process;
+mod pressure;
 mod read_write;
 mod remap;
 mod rig;
@@ -206,6 +207,12 @@ fn main() {
     } else {
         &[]
     };
+    // On a machine of little memory with a large disk.
+    let pressure: &[Test] = if std::env::var_os("PRESSURE").is_some() {
+        pressure::TESTS
+    } else {
+        &[]
+    };
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
         leaks::begin().expect("a kernel with kmemleak");
@@ -222,7 +229,7 @@ fn main() {
     let trials = areas
         .iter()
         .copied()
-        .chain([("rig", rig)])
+        .chain([("rig", rig), ("pressure", pressure)])
         .chain(sanitizer.iter().copied())
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
         .filter(|(_, test)| match debian.as_deref() {

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the tests of what happens where memory is short: pressure.sh [NAME]. The guest has half of the memory that the
+# largest device has bytes, and a disk for that.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+mkdir -p "$BUILD/boot"
+take_lock "$BUILD/boot/pressure.lock" "another run has the disk of these tests: waiting for it"
+disk=$BUILD/boot/pressure.image
+rm -f "$disk"
+trap 'rm -f "$disk"' EXIT
+"$QEMU_DIR/enter.sh" mke2fs -q -t ext4 -N 64 -E lazy_itable_init=0,lazy_journal_init=0 "/mmapdev/${disk#"$CHECKOUT/"}" 1536M
+"$QEMU_DIR/boot.sh" --name pressure --limit 300 --memory 512M --disk "$disk" \
+    env PRESSURE=1 mmapdev-test "pressure::${1:-}"
