@@ -159,15 +159,16 @@ mod tests {
         let mut last = vec![0; SIZE / WORD];
         for (number, step) in Sequence::new(seed).take(sync as usize) {
             let range = step.written().unwrap_or(0..0);
-            for word in range.start / WORD..range.end / WORD {
-                let before = std::mem::replace(&mut last[word], number);
+            let first = range.start / WORD;
+            for (index, last) in last[first..range.end / WORD].iter_mut().enumerate() {
+                let (word, before) = (first + index, std::mem::replace(last, number));
                 assert!(!truth.is_right(word, tags.word(before, word)));
             }
         }
         for (word, &step) in last.iter().enumerate() {
             let value = tags.word(step, word);
             assert!(truth.is_right(word, value));
-            assert!(!truth.is_right(word, value ^ 1) && !truth.is_right(word, value | 1 << 63));
+            assert!(!truth.is_right(word, value ^ 1) && !truth.is_right(word, value | (1 << 63)));
         }
         let (number, range) = Sequence::new(seed)
             .skip(sync as usize)

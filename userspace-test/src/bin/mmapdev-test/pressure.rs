@@ -69,7 +69,7 @@ fn page_of(page: usize, version: u32) -> Vec<u8> {
     if version == 0 {
         return vec![0; PAGE];
     }
-    let first = (u64::from(version) << 40 | page as u64 * PAGE as u64) + (1 << 63);
+    let first = (1 << 63) + (u64::from(version) << 40) + page as u64 * PAGE as u64;
     (0..PAGE as u64 / 8)
         .flat_map(|word| (first + word * 8).to_le_bytes())
         .collect()
@@ -297,9 +297,9 @@ fn reclaimed(scene: &Scene, is_dirty: bool) -> io::Result<()> {
     if is_dirty {
         versions.fill(2);
         assert!(gone.written >= scene.size * 15 / 16, "{gone:?}");
-        // Without any sync.
     } else {
-        assert_eq!(gone.written, 0, "nothing was to be written");
+        // But for what the file system notes for itself.
+        assert!(gone.written < MIB, "{gone:?}");
     }
     let (start, resident) = (Traffic::now()?, scene.resident()?);
     let mapping = Mapping::shared(&device, scene.size)?;
