@@ -17,7 +17,7 @@ help: ## this text
 
 #: TESTS            only the tests whose name has this in it
 #: SECONDS          how long make stress is at it (120)
-#: SEED             what these two take their choices from, as a failure names it; else from the clock
+#: SEED             what stress and crash take their choices from, as a failure names it; else the clock
 #: KILLS            how many guests make crash kills (5)
 #: KDIR             build the module on this host, for this prepared kernel tree
 #: RUSTC            the compiler that goes with KDIR

@@ -74,7 +74,7 @@ kill_one() {
     fi
     printf 'kill %s: %s\n' "$number" "$(grep -h '^[0-9]* requests' "$folder/check.log")"
     grep -h '^synced until' "$folder/check.log" | paste -d' ' <(printf '    as it is:\n    without power:\n') -
-    rm -rf "$folder" "$BUILD/boot/$name" "$BUILD/log/$name".*
+    rm -rf "$folder" "${BUILD:?}/boot/$name" "$BUILD/log/$name".*
     touch "$results/$number.ok"
 }
 
