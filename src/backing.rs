@@ -9,6 +9,7 @@ use crate::abstractions::file_operations::SyncRange;
 use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::abstractions::work_queue::WorkQueue;
 use crate::device::Device;
 use crate::file::OpenDevice;
 use crate::parameters::Huge;
@@ -67,14 +68,20 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
     /// Prints what else there is to say in fdinfo.
     fn show(&self, _output: &SeqFile) {}
 
+    /// Returns the queue for what has to wait, if anything has.
+    fn queue(&self) -> Option<&WorkQueue> {
+        None
+    }
+
     /// Returns how many bytes there are where that is not up to the device; `None` where it is.
     fn foreign_size(&self) -> Option<u64> {
         None
     }
 
-    /// Takes note that there are `new` bytes where there were `old`, and returns how many bytes of memory went by that.
-    fn follow_size(&self, _guard: &WriteGuard<'_>, _old: u64, _new: u64) -> u64 {
-        0
+    /// Makes the page cache as large as [`Self::foreign_size`] says, and returns how many bytes of memory went by that.
+    /// Fails with `EBUSY` where it has to be tried again.
+    fn follow_size(&self, _guard: &WriteGuard<'_>) -> Result<u64> {
+        Ok(0)
     }
 
     /// Gives back the memory of a range, which reads as zeros then, and returns how many bytes that were; see

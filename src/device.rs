@@ -20,9 +20,12 @@ use crate::name::Name;
 use crate::trace;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::{Arc, ArcBorrow};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
+
+/// A size that no file has.
+const UNSETTLED: u64 = u64::MAX;
 
 /// A device with a backing of kind `B`.
 #[pin_data]
@@ -34,6 +37,8 @@ pub(crate) struct Device<B: Backing> {
     open_files: Atomic<u32>,
     /// Bytes; changed under the inode lock. The page cache may reach a little further.
     size: Atomic<u64>,
+    /// The size that all of the device has: that of `size`, or [`UNSETTLED`] while that is about to change.
+    settled_size: Atomic<u64>,
     events: Events,
     counters: Arc<Counters>,
     #[pin]
@@ -57,6 +62,7 @@ impl<B: Backing> Device<B> {
                 name,
                 has_ended: Atomic::new(false),
                 open_files: Atomic::new(0),
+                settled_size: Atomic::new(size),
                 size: Atomic::new(size),
                 events: Events::new()?,
                 counters,
@@ -146,24 +152,38 @@ impl<B: Backing> Device<B> {
     /// Returns whether the size is not what it was, where it is not up to the device.
     fn size_has_changed(&self) -> bool {
         let size = self.backing.foreign_size();
-        size.is_some_and(|size| size != self.size.load(Relaxed))
+        size.is_some_and(|size| size != self.settled_size.load(Acquire))
     }
 
-    /// Looks whether the size is still what it was, where it is not up to the device, and follows it. May sleep.
+    /// Looks whether the size is still what it was, where it is not up to the device, and follows it. Nothing of what is
+    /// beyond the end that it has had when this was called is left afterwards. May sleep.
     pub(crate) fn follow_size(&self) {
         if !self.size_has_changed() {
             return;
         }
         let guard = self.pages().lock_for_writing_always();
-        let Some(size) = self.backing.foreign_size().filter(|_| !self.has_ended()) else {
+        // Somebody else may have done it meanwhile.
+        if !self.size_has_changed() || self.has_ended() {
             return;
-        };
+        }
         let before = self.size.load(Relaxed);
+        // Whoever comes meanwhile waits for the lock, also where the size is again what it was.
+        self.settled_size.store(UNSETTLED, Relaxed);
         // As in `resize`.
-        self.size.store(size.min(before), Relaxed);
-        let removed = self.backing.follow_size(&guard, before, size);
+        self.size.store(self.size(), Relaxed);
+        let removed = self.backing.follow_size(&guard);
+        let size = self.pages().size();
         self.size.store(size, Relaxed);
-        self.count_removed(size, before.saturating_sub(size), removed);
+        self.settled_size.store(size, Release);
+        self.count_removed(size, before.saturating_sub(size), removed.unwrap_or(0));
+    }
+
+    /// Has the size followed by a worker. Where it is waiting already, it has yet to look.
+    fn follow_size_later(this: Arc<Self>) {
+        let device = this.clone();
+        if let Some(queue) = device.backing.queue() {
+            let _ = queue.enqueue(this);
+        }
     }
 
     /// Gives back the memory of a range; see `struct mmapdev_punch`. May sleep.
@@ -295,15 +315,19 @@ impl<B: Backing> WorkItem for Device<B> {
 
     fn run(this: Arc<Self>) {
         this.follow_size();
+        if this.size_has_changed() && !this.has_ended() {
+            // It has changed again, or has to be tried again.
+            Self::follow_size_later(this);
+        }
     }
 }
 
 impl Watcher for Device<FileBacking> {
     fn file_changed(this: ArcBorrow<'_, Self>) {
+        this.backing.note_change();
         // Most changes are of bytes, many of them our own. The rest is for somebody who holds no lock of the file.
         if this.size_has_changed() {
-            // Where it is waiting already, it has yet to look.
-            let _ = this.backing.queue().enqueue(Arc::from(this));
+            Self::follow_size_later(this.into());
         }
     }
 }

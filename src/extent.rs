@@ -50,12 +50,6 @@ pub(crate) const fn end_of(offset: u64, length: u64) -> Option<u64> {
     }
 }
 
-/// Returns the first and the last offset of the page, of `page` bytes, that an offset is in.
-pub(crate) const fn page_around(offset: u64, page: u64) -> (u64, u64) {
-    let first = offset - offset % page;
-    (first, first + (page - 1))
-}
-
 /// Returns whether `len` bytes from page `index` on, of `2^page_shift` bytes each, have offsets that a file
 /// can have.
 pub(crate) const fn offsets_exist(index: usize, len: usize, page_shift: usize) -> bool {
@@ -76,18 +70,6 @@ mod tests {
         assert_eq!(orders(0, 1024, 9), [9, 4, 0]);
         assert_eq!(orders(511, 512, 9), [9, 4, 0]);
         assert_eq!(orders(1023, 1024, 9), [9, 4, 0]);
-    }
-
-    #[test]
-    fn a_page_is_around_each_of_its_offsets() {
-        for (offset, range) in [
-            (0, (0, 4095)),
-            (4095, (0, 4095)),
-            (4096, (4096, 8191)),
-            (u64::MAX, (u64::MAX - 4095, u64::MAX)),
-        ] {
-            assert_eq!(page_around(offset, 4096), range);
-        }
     }
 
     #[test]

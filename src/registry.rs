@@ -180,7 +180,11 @@ impl Registry {
                 }
                 let backing = FileBacking::new(&crate::FILE_SYSTEM, file.clone(), *most)?;
                 let device = Device::new(id, plan.name, size, Ok(backing), counters.clone())?;
-                let watch = FileWatch::new(file, device.clone()).ok();
+                let watch = match FileWatch::new(file, device.clone()) {
+                    // Then each call looks for itself.
+                    Err(error) if error == EOPNOTSUPP => None,
+                    watch => Some(watch?),
+                };
                 self.publish(device, counters, watch, Node::File)?
             }
         };

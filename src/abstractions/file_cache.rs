@@ -127,15 +127,44 @@ impl FileCache {
         }
     }
 
-    /// Changes the size to `size` bytes, as the file has changed by itself, and returns how many bytes of memory went
-    /// by that; what is dirty beyond the end is dropped. `guard` must be this page cache's: `EINVAL` where it is not.
+    /// Takes note of what the file is now; to be called by whoever has changed it, before it changes again.
     ///
-    /// Sleeps. Fails with `EFBIG` for a size beyond what the VFS can count.
-    pub(crate) fn truncate(&self, guard: &WriteGuard<'_>, size: u64) -> Result<u64> {
+    /// Context: any that may read the size of a file.
+    pub(crate) fn note_change(&self) {
+        if self.store.size() < self.size() {
+            self.store.note_shorter();
+        }
+    }
+
+    /// Follows the file, which has changed by itself, to the size that it has, `most` bytes where it has more. Returns how
+    /// many bytes of memory went by that; what is dirty beyond the end that it has now or had meanwhile is dropped.
+    ///
+    /// `guard` must be this page cache's: `EINVAL` where it is not. Sleeps. Fails with `EFBIG` for a size beyond what the
+    /// VFS can count, and with `EBUSY` where it has to be tried again, see [`WriteGuard::extend`].
+    pub(crate) fn follow(&self, guard: &WriteGuard<'_>, most: u64) -> Result<u64> {
         if !guard.is_of(self) {
             return Err(EINVAL);
         }
-        guard.truncate(size)
+        let lasting = self.store.lasting_size().min(most);
+        let mut removed = 0;
+        if lasting < self.size() {
+            removed += guard.truncate(lasting)?;
+        }
+        self.store.forget_shorter(lasting);
+        let now = self.store.lasting_size().min(most);
+        if now > self.size() {
+            removed += guard.extend(now)?;
+        }
+        Ok(removed)
+    }
+
+    /// Takes everything out, and sets the size to 0; what is dirty is dropped. Returns how many bytes of memory went by
+    /// that. `guard` must be this page cache's: `EINVAL` where it is not. Sleeps.
+    pub(crate) fn empty(&self, guard: &WriteGuard<'_>) -> Result<u64> {
+        if !guard.is_of(self) {
+            return Err(EINVAL);
+        }
+        guard.truncate(0)
     }
 
     /// Copies bytes before `end` out and moves the position on, reading ahead as a program reads on.
@@ -255,7 +284,7 @@ impl FileCache {
             // A file that is shorter by now does not grow again by what was stored before. (It does by what is on
             // its way when it is cut off.)
             let end = (helpers::abstractions_helper_i_size_read((*mapping).host) as u64)
-                .min(store.size());
+                .min(store.lasting_size());
             let within = end.saturating_sub(position).min(len as u64) as usize;
             if within < len {
                 // What a program has stored behind the end is in no file.

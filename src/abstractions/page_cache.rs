@@ -410,6 +410,50 @@ impl<'a> WriteGuard<'a> {
         Ok(before.saturating_sub(self.space.resident_bytes()))
     }
 
+    /// Makes a file that is written back larger, `new` bytes, as the file that stores it has become by itself, and returns
+    /// how many bytes of memory went by that.
+    ///
+    /// A page that the old end divided has zeros in memory where there are bytes now, and so have pages that were
+    /// brought in beyond the end just when it moved: they leave memory, those that are dirty for the file. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// - `EFBIG`: the size is beyond what the VFS can count.
+    /// - `EBUSY`: these pages are stored to again and again, or cannot be written back for want of memory. The size is
+    ///   as it was, and no byte is lost: to be tried again.
+    pub(super) fn extend(&self, new: u64) -> Result<u64> {
+        /// How often what is stored to meanwhile may be written back.
+        const ATTEMPTS: usize = 16;
+        let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
+        let (inode, mapping) = (self.space.host(), self.space.as_raw());
+        let old = self.space.size() as bindings::loff_t;
+        let first = old & !(PAGE_SIZE as bindings::loff_t - 1);
+        let mut removed = 0;
+        for _ in 0..ATTEMPTS {
+            // Not under the lock that faults take. Whoever writes to the file may hold its lock, which this needs, and
+            // touch a page of ours meanwhile.
+            // SAFETY: The address space is alive.
+            unsafe {
+                bindings::filemap_fdatawrite_range(mapping, first, i64::MAX);
+                bindings::filemap_fdatawait_range_keep_errors(mapping, first, i64::MAX);
+            }
+            let _guard = self.lock_against_faults();
+            let before = self.space.resident_bytes();
+            // SAFETY: The address space is alive, and locked against whoever brings in pages.
+            let result = unsafe {
+                let page = (first >> PAGE_SHIFT) as c_ulong;
+                bindings::invalidate_inode_pages2_range(mapping, page, c_ulong::MAX)
+            };
+            removed += before.saturating_sub(self.space.resident_bytes());
+            if result == 0 {
+                // SAFETY: The inode is alive, and both locks that its size is changed under are held.
+                unsafe { helpers::abstractions_helper_i_size_write(inode, new) };
+                return Ok(removed);
+            }
+        }
+        Err(EBUSY)
+    }
+
     fn change_size(&self, old: u64, new: u64) -> u64 {
         let _guard = self.lock_against_faults();
         let before = self.space.resident_bytes();

@@ -26,7 +26,7 @@ use kernel::fs::{File, LocalFile};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
-use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{Arc, UniqueArc};
 use kernel::types::Opaque;
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
@@ -43,6 +43,8 @@ pub(crate) struct StoredFile {
     can_hurry: bool,
     /// Cleared for good where the file turns out not to take direct I/O after all.
     is_direct: Atomic<bool>,
+    /// The fewest bytes that it was seen to have by [`Self::note_shorter`], until they are forgotten.
+    shortest: Atomic<u64>,
 }
 
 impl StoredFile {
@@ -101,6 +103,7 @@ impl StoredFile {
             is_writable,
             can_hurry,
             is_direct: Atomic::new(is_direct),
+            shortest: Atomic::new(u64::MAX),
         };
         if this.size() == 0 {
             return Err(ENXIO);
@@ -138,6 +141,33 @@ impl StoredFile {
         // SAFETY: An address space has its inode.
         let size = unsafe { helpers::abstractions_helper_i_size_read((*self.mapping()).host) };
         (size as u64).saturating_sub(self.offset)
+    }
+
+    /// Returns how many of its bytes have been there all the time, as far as [`Self::note_shorter`] was told: what is
+    /// beyond has become zeros, if it is there at all.
+    pub(crate) fn lasting_size(&self) -> u64 {
+        self.size().min(self.shortest.load(Acquire))
+    }
+
+    /// Notes that it is shorter now; to be called while it cannot grow again.
+    pub(super) fn note_shorter(&self) {
+        let now = self.size();
+        let mut known = self.shortest.load(Relaxed);
+        while now < known {
+            match self.shortest.cmpxchg(known, now, Full) {
+                Ok(_) => return,
+                Err(other) => known = other,
+            }
+        }
+    }
+
+    /// Forgets how short it has been, unless that is shorter than `lasting` bytes.
+    pub(super) fn forget_shorter(&self, lasting: u64) {
+        let known = self.shortest.load(Relaxed);
+        if known >= lasting {
+            // If it has become shorter just now, that stays known.
+            let _ = self.shortest.cmpxchg(known, u64::MAX, Full);
+        }
     }
 
     /// Returns the offset in the file that the first stored byte has.

@@ -13,7 +13,6 @@ use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
 use crate::abstractions::work_queue::WorkQueue;
 use crate::device::Device;
-use crate::extent;
 use crate::file::OpenDevice;
 use crate::mapping::StoredMapping;
 use crate::parameters::Huge;
@@ -47,14 +46,14 @@ impl FileBacking {
         })
     }
 
-    /// Returns the queue for what has to wait.
-    pub(crate) fn queue(&self) -> &WorkQueue {
-        self.cache.store().queue()
+    /// Returns how many bytes there are by what the file has now, and has had all the time.
+    pub(crate) fn size_of_file(&self) -> u64 {
+        self.cache.store().lasting_size().min(self.most)
     }
 
-    /// Returns how many bytes there are by what the file has now.
-    pub(crate) fn size_of_file(&self) -> u64 {
-        self.cache.store().size().min(self.most)
+    /// See [`FileCache::note_change`].
+    pub(crate) fn note_change(&self) {
+        self.cache.note_change();
     }
 }
 
@@ -123,20 +122,16 @@ impl Backing for FileBacking {
         seq_print!(output, "mmapdev-file-io:\t{way}\n");
     }
 
+    fn queue(&self) -> Option<&WorkQueue> {
+        Some(self.cache.store().queue())
+    }
+
     fn foreign_size(&self) -> Option<u64> {
         Some(self.size_of_file())
     }
 
-    fn follow_size(&self, guard: &WriteGuard<'_>, old: u64, new: u64) -> u64 {
-        let mut removed = 0;
-        let (first, last) = extent::page_around(old, PAGE_SIZE as u64);
-        if new > old && first < old {
-            // The page that was the last one has zeros where the file has bytes now.
-            self.cache.write_back(first, last, Durability::Written);
-            removed += guard.punch(first, last + 1).unwrap_or(0);
-        }
-        // The size is that of a file.
-        removed + self.cache.truncate(guard, new).unwrap_or(0)
+    fn follow_size(&self, guard: &WriteGuard<'_>) -> Result<u64> {
+        self.cache.follow(guard, self.most)
     }
 
     fn set_size(&self, _guard: &WriteGuard<'_>, _old: u64, _new: u64) -> Result<u64> {
@@ -151,7 +146,7 @@ impl Backing for FileBacking {
         // No store through a mapping comes after this, so that none is lost below.
         guard.unmap();
         self.cache.write_back(0, u64::MAX, Durability::Full);
-        self.cache.truncate(guard, 0).unwrap_or(0)
+        self.cache.empty(guard).unwrap_or(0)
     }
 
     fn huge(&self) -> Huge {

@@ -20,7 +20,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{self, Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const NONE: &str = "devices=0";
@@ -237,10 +239,78 @@ pub(crate) const TESTS: &[Test] = &[
         let mut expected = vec![0; PAGE];
         expected[..100].copy_from_slice(&scene.bytes[MIB..end]);
         expected[110..113].copy_from_slice(b"new");
-        assert_eq!(mapping.read(MIB, PAGE), expected);
+        assert!(mapping.read(MIB, PAGE) == expected);
         assert_eq!(mapping.load(SIZE - 1), 0);
         Ok(())
     }),
+    Test::with(
+        "a_file_that_is_cut_off_and_as_long_again_at_once_shows_zeros",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            let file = OpenOptions::new().write(true).open(path(NAME))?;
+            // Nobody may look at the device between the two.
+            for round in 0..50 {
+                let end = SIZE - (round + 1) * 5000;
+                mapping.touch_read(0, SIZE);
+                mapping.write(SIZE - 100, b"stored");
+                file.set_len(end as u64)?;
+                file.set_len(SIZE as u64)?;
+                assert_eq!(device.size()?, SIZE);
+                let mut seen = scene.bytes[..end].to_vec();
+                seen.resize(SIZE, 0);
+                assert!(mapping.read(0, SIZE) == seen, "round {round}");
+            }
+            fsync(&device)?;
+            assert_eq!(scene.on_disk(SIZE - 100, 6)?, [0; 6]);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "a_file_that_grows_while_its_last_page_is_stored_to_has_all_bytes",
+        NONE,
+        || {
+            let scene = Scene::new(MIB + 100)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, 2 * MIB)?;
+            let file = OpenOptions::new().write(true).open(path(NAME))?;
+            let written = |index| (MIB + 100 + index * 30, [index as u8 + 1; 30]);
+            const WRITES: usize = 200;
+            let is_done = AtomicBool::new(false);
+            let count = thread::scope(|scope| {
+                let storer = scope.spawn(|| {
+                    let mut count = 0_u64;
+                    while !is_done.load(Relaxed) {
+                        count += 1;
+                        mapping.write(MIB, &count.to_ne_bytes());
+                    }
+                    count
+                });
+                let grown = (0..WRITES).try_for_each(|index| {
+                    let (place, bytes) = written(index);
+                    file.write_all_at(&bytes, place as u64)?;
+                    let (size, seen) = (device.size()?, mapping.read(place, 30));
+                    if size != place + 30 || seen != bytes {
+                        let seen = format!("write {index}: {size} bytes, {seen:?}");
+                        return Err(io::Error::other(seen));
+                    }
+                    Ok(())
+                });
+                is_done.store(true, Relaxed);
+                grown.map(|()| storer.join().expect("no store fails"))
+            })?;
+            assert_eq!(mapping.read(MIB, 8), count.to_ne_bytes());
+            fsync(&device)?;
+            assert_eq!(scene.on_disk(MIB, 8)?, count.to_ne_bytes());
+            for index in 0..WRITES {
+                let (place, bytes) = written(index);
+                assert_eq!(scene.on_disk(place, 30)?, bytes, "write {index}");
+            }
+            Ok(())
+        },
+    ),
     Test::with(
         "a_file_whose_last_page_is_not_whole_keeps_its_size",
         NONE,
