@@ -49,3 +49,4 @@ pub(crate) mod vm_area_desc;
 pub(crate) mod vm_fault;
 pub(crate) mod vm_operations;
 pub(crate) mod work_queue;
+mod write_back_scope;

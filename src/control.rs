@@ -45,6 +45,10 @@ impl FileOperations for Control {
             abi::IOC_CREATE => {
                 let mut create = UserStruct::<abi::Create>::read(user, abi::CREATE_SIZE_VER0)?;
                 no_flags(create.value.flags | create.value.reserved | create.value.file_flags)?;
+                if create.value.backing == abi::BACKING_FILE {
+                    // A descriptor of 0 is one.
+                    create.has(abi::CREATE_SIZE_VER1)?;
+                }
                 create.value.id = self
                     .registry
                     .create(&plan(&create.value, &self.registry)?)?;
@@ -117,7 +121,7 @@ fn file(create: &abi::Create, huge: Huge, registry: &Registry) -> Result<Source>
     }
     let descriptor = u32::try_from(create.file).map_err(|_| EBADF)?;
     let file =
-        StoredFile::from_descriptor(descriptor, create.file_offset, registry.queue().clone())?;
+        StoredFile::from_descriptor(descriptor, create.file_offset, registry.queues().clone())?;
     // The last page of a file need not be whole.
     if size > file.size().next_multiple_of(PAGE_SIZE as u64) {
         return Err(EINVAL);

@@ -8,7 +8,7 @@
 use crate::abi;
 use crate::abstractions::file_watch::Watcher;
 use crate::abstractions::folio::Folio;
-use crate::abstractions::page_cache::AddressSpace;
+use crate::abstractions::page_cache::{AddressSpace, Wait, WriteGuard};
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::{sched, system_memory};
 use crate::backing::file::FileBacking;
@@ -22,6 +22,8 @@ use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::{Arc, ArcBorrow};
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// A size that no file has.
@@ -128,13 +130,14 @@ impl<B: Backing> Device<B> {
         self.events.wake();
     }
 
-    /// Changes the size to one that [`check_size`] has passed; see `struct mmapdev_resize`. May sleep.
+    /// Changes the size; see `struct mmapdev_resize`. May sleep.
     pub(crate) fn resize(&self, size: u64) -> Result {
-        let guard = self.pages().lock_for_writing_always();
-        self.check_alive()?;
         if self.backing.foreign_size().is_some() {
             return Err(EOPNOTSUPP);
         }
+        check_size(size)?;
+        let guard = self.pages().lock_for_writing_always();
+        self.check_alive()?;
         let before = self.size();
         // Readers see the end before the bytes go, and new bytes before the end moves.
         self.size.store(size.min(before), Relaxed);
@@ -158,10 +161,25 @@ impl<B: Backing> Device<B> {
     /// Looks whether the size is still what it was, where it is not up to the device, and follows it. Nothing of what is
     /// beyond the end that it has had when this was called is left afterwards. May sleep.
     pub(crate) fn follow_size(&self) {
-        if !self.size_has_changed() {
-            return;
+        if self.size_has_changed() {
+            self.follow_size_under(&self.pages().lock_for_writing_always());
         }
-        let guard = self.pages().lock_for_writing_always();
+    }
+
+    /// Does the same where whoever calls may not wait: has it done by a worker then, and fails with `EAGAIN`.
+    pub(crate) fn follow_size_or(self: ArcBorrow<'_, Self>, wait: Wait) -> Result {
+        match wait {
+            Wait::Allowed => self.follow_size(),
+            Wait::Forbidden if self.size_has_changed() => {
+                Self::follow_size_later(self.into());
+                return Err(EAGAIN);
+            }
+            Wait::Forbidden => {}
+        }
+        Ok(())
+    }
+
+    fn follow_size_under(&self, guard: &WriteGuard<'_>) {
         // Somebody else may have done it meanwhile.
         if !self.size_has_changed() || self.has_ended() {
             return;
@@ -171,7 +189,7 @@ impl<B: Backing> Device<B> {
         self.settled_size.store(UNSETTLED, Relaxed);
         // As in `resize`.
         self.size.store(self.size(), Relaxed);
-        let removed = self.backing.follow_size(&guard);
+        let removed = self.backing.follow_size(guard);
         let size = self.pages().size();
         self.size.store(size, Relaxed);
         self.settled_size.store(size, Release);
@@ -316,7 +334,8 @@ impl<B: Backing> WorkItem for Device<B> {
     fn run(this: Arc<Self>) {
         this.follow_size();
         if this.size_has_changed() && !this.has_ended() {
-            // It has changed again, or has to be tried again.
+            // It has changed again; or has to be tried again, and whoever keeps it from going on gets time.
+            fsleep(Delta::from_millis(10));
             Self::follow_size_later(this);
         }
     }
@@ -337,7 +356,7 @@ pub(crate) trait AnyDevice: Send + Sync {
     /// Returns the number that no other device has or had.
     fn id(&self) -> u64;
     fn name(&self) -> &Name;
-    /// See [`Device::info`].
+    /// See [`Device::info`]. Waits for nobody who uses the device.
     fn info(&self) -> abi::Info;
     /// See [`Device::resize`].
     fn resize(&self, size: u64) -> Result;
@@ -359,7 +378,12 @@ impl<B: Backing> AnyDevice for Device<B> {
     }
 
     fn info(&self) -> abi::Info {
-        self.follow_size();
+        if self.size_has_changed() {
+            // If somebody else is at it, what is known will do.
+            if let Ok(guard) = self.pages().lock_for_writing(Wait::Forbidden) {
+                self.follow_size_under(&guard);
+            }
+        }
         self.info()
     }
 

@@ -29,6 +29,7 @@ use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::seq_file::{seq_print, SeqFile};
+use kernel::sync::barrier::{smp_mb, Read};
 use kernel::sync::poll::PollTable;
 use kernel::sync::Arc;
 
@@ -82,7 +83,6 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
             return Err(EROFS);
         }
         let seen = node.device.events().seen_by_now();
-        node.device.follow_size();
         node.device.opened();
         let open = Self {
             device: node.device.clone(),
@@ -112,7 +112,9 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         let open = kiocb.file();
         let device = open.device();
         device.check_alive()?;
-        device.follow_size();
+        open.device
+            .as_arc_borrow()
+            .follow_size_or(may_wait(&kiocb))?;
         let start = u64::try_from(kiocb.ki_pos())?;
         let wanted = iov.len() as u64;
         // As in `write_iter`.
@@ -135,8 +137,8 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if iov.is_empty() {
             return Ok(0);
         }
-        device.follow_size();
         let wait = may_wait(&kiocb);
+        open.device.as_arc_borrow().follow_size_or(wait)?;
         if B::IS_STORED && wait == Wait::Forbidden {
             // It may have to be read before, or wait until there are fewer dirty pages.
             return Err(EAGAIN);
@@ -261,8 +263,10 @@ impl<B: Backing> Device<B> {
                 return (copied, Ok(()));
             }
             match self.copy_some_out(position, wanted, iov, wait) {
-                Ok(0) => return (copied, Err(EFAULT)),
-                Ok(bytes) => copied += bytes,
+                Ok(Some(0)) => return (copied, Err(EFAULT)),
+                Ok(Some(bytes)) => copied += bytes,
+                // The end has moved.
+                Ok(None) => {}
                 Err(error) => return (copied, Err(error)),
             }
             if sched::is_being_killed() {
@@ -273,22 +277,28 @@ impl<B: Backing> Device<B> {
     }
 
     /// Copies bytes out of the one folio or the one hole at `position`, at least one and at most
-    /// `wanted`; 0 means that user memory cannot be written to.
+    /// `wanted`; 0 means that user memory cannot be written to, `None` that the device ends before.
     fn copy_some_out(
         &self,
         position: u64,
         wanted: usize,
         iov: &mut IovIterDest<'_>,
         wait: Wait,
-    ) -> Result<usize> {
+    ) -> Result<Option<usize>> {
         let index = page_of(position);
         let Some(folio) = self.pages().get_folio(index) else {
-            let wanted = wanted.min(HOLE_STEP);
+            // What is cut off goes after the end has moved.
+            smp_mb(Read);
+            let wanted = bytes_before(position, wanted.min(HOLE_STEP), self.size());
+            if wanted == 0 {
+                return Ok(None);
+            }
             let end = page_of(position + wanted as u64 - 1) + 1;
             let data = self.pages().next_present(index, end).unwrap_or(end);
             // Another task may have put a page here since: then this reads what was before.
             let hole_end = start_of(data.max(index + 1));
-            return Ok(iov::zero(iov, bytes_before(position, wanted, hole_end)));
+            let zeros = iov::zero(iov, bytes_before(position, wanted, hole_end));
+            return Ok(Some(zeros));
         };
         if !folio.is_uptodate() {
             // It is being filled by whoever holds its lock.
@@ -304,6 +314,6 @@ impl<B: Backing> Device<B> {
             false => wanted,
         };
         let offset = (position - folio.start()) as usize;
-        Ok(folio.copy_to_iter(offset, wanted, iov))
+        Ok(Some(folio.copy_to_iter(offset, wanted, iov)))
     }
 }

@@ -8,7 +8,7 @@ use crate::abstractions::capability;
 use crate::abstractions::file_operations::is_open_for_writing;
 use crate::abstractions::user_struct::UserStruct;
 use crate::backing::Backing;
-use crate::device::{check_size, AnyDevice};
+use crate::device::AnyDevice;
 use crate::file::OpenDevice;
 use kernel::fs::File;
 use kernel::prelude::*;
@@ -130,7 +130,6 @@ impl Call {
                 info.reply()
             }
             Self::Resize(resize) => {
-                check_size(resize.value.device_size)?;
                 device.resize(resize.value.device_size)?;
                 resize.reply()
             }

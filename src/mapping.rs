@@ -126,23 +126,24 @@ impl VmOperations for StoredMapping {
     fn fault<'a>(open: &OpenDevice<FileBacking>, fault: &'a VmFault) -> FaultOutcome<'a> {
         let device = open.device();
         let page = fault.index() as u64;
-        // The file may have become shorter since the device has last heard of it.
-        if page >= device.backing().size_of_file().div_ceil(PAGE_SIZE as u64) {
+        // The file may have become shorter since the device has last heard of it, or the device may have ended.
+        if page >= device.size().div_ceil(PAGE_SIZE as u64) {
             note_failure(device, fault, Failure::BusError, ENXIO);
             return FaultOutcome::BusError;
         }
-        let answer = fault.find_or_read();
-        match answer.failure() {
+        FaultOutcome::FindOrRead
+    }
+
+    fn found(open: &OpenDevice<FileBacking>, fault: &VmFault, failure: Option<Failure>) {
+        let device = open.device();
+        match failure {
             Some(failure @ Failure::OutOfMemory) => note_failure(device, fault, failure, ENOMEM),
             Some(failure @ Failure::BusError) => note_failure(device, fault, failure, EIO),
-            // It will be counted when it comes again.
-            None if answer.is_to_be_repeated() => {}
             None => {
                 count(device, Event::Fault, fault.is_under_vma_lock());
-                trace::fault(device.id(), page, 0, 0);
+                trace::fault(device.id(), fault.index() as u64, 0, 0);
             }
         }
-        FaultOutcome::Done(answer)
     }
 
     fn map_pages<'a>(
@@ -156,10 +157,12 @@ impl VmOperations for StoredMapping {
         Some(done)
     }
 
-    fn page_mkwrite<'a>(open: &OpenDevice<FileBacking>, write: &FirstWrite<'a>) -> Installed<'a> {
+    fn page_mkwrite<'a>(open: &OpenDevice<FileBacking>, write: FirstWrite<'a>) -> Installed<'a> {
         let device = open.device();
         let page = write.index() as u64;
-        let answer = write.mark_dirty();
+        let answer = device
+            .backing()
+            .answer_first_write(write, || device.has_ended());
         let error = match answer.failure() {
             Some(_) => EIO.to_errno(),
             None => 0,

@@ -36,9 +36,9 @@ mod trace;
 use abstractions::debugfs::DebugFolder;
 use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};
+use abstractions::stored_file::FileQueues;
 use abstractions::system_memory;
 use abstractions::vm_fault::PMD_ORDER;
-use abstractions::work_queue::WorkQueue;
 use budget::Budget;
 use control::Control;
 use kernel::page::PAGE_SIZE;
@@ -87,7 +87,7 @@ struct Mmapdev {
     _control: Pin<KBox<Registration<Control>>>,
     registry: Arc<Registry>,
     // Dropped last of all that uses it.
-    queue: Arc<WorkQueue>,
+    queues: Arc<FileQueues>,
 }
 
 impl kernel::Module for Mmapdev {
@@ -114,8 +114,9 @@ impl kernel::Module for Mmapdev {
         let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
         let debug_folder = Arc::new(DebugFolder::new(c"mmapdev"), GFP_KERNEL)?;
         let budget = Arc::new(Budget::new(parameters.limit), GFP_KERNEL)?;
-        let queue = Arc::new(WorkQueue::new(c"mmapdev")?, GFP_KERNEL)?;
-        let registry = Registry::new(mount, debug_folder, budget, queue.clone());
+        let queues = FileQueues::new(c"mmapdev_read", c"mmapdev_write", c"mmapdev_change")?;
+        let queues = Arc::new(queues, GFP_KERNEL)?;
+        let registry = Registry::new(mount, debug_folder, budget, queues.clone());
         let registry = Arc::pin_init(registry, GFP_KERNEL)?;
         let node = CString::try_from_fmt(fmt!("mmapdev-control"))?;
         let control = KBox::pin_init(Registration::new(node, registry.clone()), GFP_KERNEL)?;
@@ -133,7 +134,7 @@ impl kernel::Module for Mmapdev {
         Ok(Self {
             _control: control,
             registry,
-            queue,
+            queues,
         })
     }
 }
@@ -141,8 +142,8 @@ impl kernel::Module for Mmapdev {
 impl Drop for Mmapdev {
     fn drop(&mut self) {
         self.registry.clear();
-        // Work may still hold what it was done for, and through that the queue, which must not go by work on it.
-        self.queue.flush();
+        // Work may still hold what it was done for, and through that the queues, which must not go by work on them.
+        self.queues.finish();
     }
 }
 

@@ -14,8 +14,7 @@ use crate::abstractions::debugfs::{DebugFile, DebugFolder};
 use crate::abstractions::file_watch::FileWatch;
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
-use crate::abstractions::stored_file::StoredFile;
-use crate::abstractions::work_queue::WorkQueue;
+use crate::abstractions::stored_file::{FileQueues, StoredFile};
 use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
@@ -73,7 +72,7 @@ pub(crate) struct Registry {
     mount: Arc<PseudoMount>,
     debug_folder: Arc<DebugFolder>,
     budget: Arc<Budget>,
-    queue: Arc<WorkQueue>,
+    queues: Arc<FileQueues>,
     #[pin]
     devices: Mutex<Devices>,
 }
@@ -82,11 +81,19 @@ struct Devices {
     last_id: u64,
     count: usize,
     by_id: RBTree<u64, Entry>,
+    /// Those that are ending: they may yet write to what they are stored in.
+    ending: RBTree<u64, Entry>,
 }
 
-/// A device that can be opened.
+/// A device.
 struct Entry {
     device: Arc<dyn AnyDevice>,
+    // Until it ends.
+    _presence: Option<Presence>,
+}
+
+/// What makes a device one that can be opened.
+struct Presence {
     // Where the kernel has no way to, the size is looked at with each call only.
     _watch: Option<FileWatch<Device<FileBacking>>>,
     _debug_file: DebugFile<Counters>,
@@ -104,29 +111,30 @@ type Registered<B> = Pin<KBox<Registration<OpenDevice<B>>>>;
 impl Registry {
     /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`;
     /// all together they have `budget`,
-    /// and do on `queue` what has to wait.
+    /// and do on `queues` what has to wait.
     pub(crate) fn new(
         mount: Arc<PseudoMount>,
         debug_folder: Arc<DebugFolder>,
         budget: Arc<Budget>,
-        queue: Arc<WorkQueue>,
+        queues: Arc<FileQueues>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             mount,
             debug_folder,
             budget,
-            queue,
+            queues,
             devices <- new_mutex!(Devices {
                 last_id: 0,
                 count: 0,
                 by_id: RBTree::new(),
+                ending: RBTree::new(),
             }),
         })
     }
 
-    /// Returns the queue for work of the devices that has to wait.
-    pub(crate) fn queue(&self) -> &Arc<WorkQueue> {
-        &self.queue
+    /// Returns the queues for work of the devices that has to wait.
+    pub(crate) fn queues(&self) -> &Arc<FileQueues> {
+        &self.queues
     }
 
     /// Makes a device and its node, and returns its id. May sleep.
@@ -174,8 +182,8 @@ impl Registry {
                 self.publish(device, counters, None, Node::Memory)?
             }
             Source::File { file, most } => {
-                let mut others = devices.by_id.values();
-                if others.any(|other| other.device.overlaps(file, *most)) {
+                let overlaps = |other: &Entry| other.device.overlaps(file, *most);
+                if devices.by_id.values().any(overlaps) || devices.ending.values().any(overlaps) {
                     return Err(EBUSY);
                 }
                 let backing = FileBacking::new(&crate::FILE_SYSTEM, file.clone(), *most)?;
@@ -213,9 +221,11 @@ impl Registry {
         let node = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
         Ok(Entry {
             device,
-            _watch: watch,
-            _debug_file: debug_file,
-            _node: to_node(node),
+            _presence: Some(Presence {
+                _watch: watch,
+                _debug_file: debug_file,
+                _node: to_node(node),
+            }),
         })
     }
 
@@ -230,20 +240,34 @@ impl Registry {
     /// Ends the device of an id. May sleep. Fails with `ENODEV` where that has happened.
     pub(crate) fn destroy_id(&self, id: u64) -> Result {
         let mut devices = self.devices.lock();
-        let entry = devices.by_id.remove(&id).ok_or(ENODEV)?;
-        devices.count -= 1;
+        let entry = devices.by_id.get_mut(&id).ok_or(ENODEV)?;
         let device = entry.device.clone();
         // The node goes under the lock, so that the name is free for whoever takes the lock next.
-        drop(entry);
+        entry._presence = None;
+        if let Some(entry) = devices.by_id.remove_node(&id) {
+            devices.ending.insert(entry);
+            devices.count -= 1;
+        }
         drop(devices);
         device.end();
+        let ended = self.devices.lock().ending.remove(&id);
+        drop(ended);
         Ok(())
     }
 
-    /// Takes all devices away, which nobody has open or can open any more. Each knows the registry, so that
-    /// neither would ever go without this.
+    /// Ends all devices, which nobody has open or can open any more. Each knows the registry, so that neither would
+    /// ever go without this. May sleep.
     pub(crate) fn clear(&self) {
-        self.devices.lock().by_id = RBTree::new();
+        loop {
+            let devices = self.devices.lock();
+            let first = devices.by_id.keys().next().copied();
+            drop(devices);
+            match first {
+                // Nobody else ends one any more.
+                Some(id) => drop(self.destroy_id(id)),
+                None => return,
+            }
+        }
     }
 
     /// Returns the device of a name; `ENOENT` where there is none.

@@ -110,10 +110,12 @@ struct mmapdev_info {
  * resized nor punched (EOPNOTSUPP). Huge has to be MMAPDEV_HUGE_ALWAYS and largest_folio 0: how large folios are is up
  * to the kernel's read-ahead. What others do to the file while pages of it are in the device's memory is not seen by
  * them, but for its size: what is beyond the file's new end is SIGBUS, and the end of what can be read.
+ * EINVAL where the structure has no `file`;
  * EBADF for a descriptor that is none or not open for reading; EISDIR for a directory, EINVAL for what is neither a
  * file nor a block device, cannot be read at any place or is only appended to, for an offset that is no multiple of
  * the page size, and for more than the file has; ENXIO for an offset at or after its end; ETXTBSY for a file that is
- * swapped to; EBUSY where another device has some of these bytes.
+ * swapped to; EBUSY where another device of this file has some of these bytes, or is being destroyed and may yet write
+ * to them. (That a disk is the one that a file is on, or part of another, is not seen.)
  */
 struct mmapdev_create {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */

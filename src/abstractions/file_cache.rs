@@ -14,9 +14,11 @@
 //! As in [`super::page_cache`], and after a folio's lock or write-back what [`super::stored_file`] says.
 
 use super::folio::Folio;
-use super::page_cache::{AddressSpace, WriteGuard};
+use super::page_cache::{AddressSpace, Wait, WriteGuard};
 use super::pseudo_fs::{PseudoFsType, PseudoMount};
 use super::stored_file::{Direction, StoredFile, Transfer};
+use super::vm_fault::{FirstWrite, Installed};
+use super::write_back_scope::WriteBackScope;
 use super::{helpers, iov};
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -26,7 +28,10 @@ use kernel::fs::Kiocb;
 use kernel::iov::IovIterDest;
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 use kernel::types::ForeignOwnable;
 
 /// The pages of a stored file.
@@ -41,6 +46,8 @@ use kernel::types::ForeignOwnable;
 /// - The inode was made on `_mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
     inode: NonNull<bindings::inode>,
+    /// The index from which on nothing becomes dirty through a mapping, while that is about to be taken out.
+    clean_from: Atomic<usize>,
     // Both are dropped after `drop` has let go of the inode; the store when nobody can write to it any more.
     _mount: PseudoMount,
     store: Arc<StoredFile>,
@@ -92,6 +99,7 @@ impl FileCache {
         // INVARIANT: Set just now; the reference from the allocation is the only one.
         Ok(Self {
             inode,
+            clean_from: Atomic::new(usize::MAX),
             _mount: mount,
             store,
         })
@@ -153,9 +161,36 @@ impl FileCache {
         self.store.forget_shorter(lasting);
         let now = self.store.lasting_size().min(most);
         if now > self.size() {
-            removed += guard.extend(now)?;
+            self.clean_from
+                .store((self.size() >> PAGE_SHIFT) as usize, Relaxed);
+            let result = guard.extend(now);
+            self.clean_from.store(usize::MAX, Relaxed);
+            removed += result?;
         }
         Ok(removed)
+    }
+
+    /// Answers a first write to a page that a mapping has for reading only: marks its folio dirty, so that it is written
+    /// back. Where `is_over` says so it is refused: nothing is written any more.
+    ///
+    /// What [`WriteGuard`] does that takes the invalidate lock comes before or after this as a whole. Sleeps.
+    pub(crate) fn answer_first_write<'a>(
+        &self,
+        write: FirstWrite<'a>,
+        is_over: impl FnOnce() -> bool,
+    ) -> Installed<'a> {
+        let Ok(_guard) = self.lock_shared_against_invalidation(Wait::Allowed) else {
+            return write.refuse();
+        };
+        if is_over() {
+            return write.refuse();
+        }
+        if write.index() >= self.clean_from.load(Relaxed) {
+            // Whoever touches it comes again, unless they are killed: what is being written may need locks that they hold.
+            fsleep(Delta::from_millis(1));
+            return write.come_again();
+        }
+        write.mark_dirty()
     }
 
     /// Takes everything out, and sets the size to 0; what is dirty is dropped. Returns how many bytes of memory went by
@@ -247,8 +282,7 @@ impl FileCache {
     ) -> c_int {
         // SAFETY: By the requirements of this function.
         let store = unsafe { Self::store_of(mapping) };
-        // SAFETY: Given back below.
-        let flags = unsafe { helpers::abstractions_helper_enter_write_back() };
+        let _scope = WriteBackScope::enter();
         let mut transfer = Transfer::new(&store, Direction::Write);
         let mut folio = core::ptr::null_mut();
         let mut error = 0;
@@ -261,9 +295,6 @@ impl FileCache {
             // SAFETY: The folio is locked, clean since just now, and in the address space.
             unsafe { Self::write_folio(mapping, &store, &mut transfer, folio) };
         }
-        drop(transfer);
-        // SAFETY: They are what was given.
-        unsafe { helpers::abstractions_helper_leave_write_back(flags) };
         error
     }
 

@@ -7,6 +7,7 @@
  */
 #include <linux/backing-dev.h>
 #include <linux/bvec.h>
+#include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/fsnotify_backend.h>
@@ -15,6 +16,7 @@
 #include <linux/pagemap.h>
 #include <linux/percpu.h>
 #include <linux/pseudo_fs.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/uio.h>
@@ -281,7 +283,8 @@ void abstractions_helper_mapping_set_error(struct address_space *mapping, int er
 
 /* init_sync_kiocb(), with the flags and the callback that make it something else where they are given. */
 void abstractions_helper_init_kiocb(struct kiocb *kiocb, struct file *file, loff_t pos, bool direct,
-				    bool nowait, void (*complete)(struct kiocb *kiocb, long ret))
+				    bool write, bool nowait,
+				    void (*complete)(struct kiocb *kiocb, long ret))
 {
 	init_sync_kiocb(kiocb, file);
 	kiocb->ki_pos = pos;
@@ -289,21 +292,34 @@ void abstractions_helper_init_kiocb(struct kiocb *kiocb, struct file *file, loff
 	kiocb->ki_flags &= ~(IOCB_DIRECT | IOCB_NOWAIT);
 	if (direct)
 		kiocb->ki_flags |= IOCB_DIRECT;
+	if (write)
+		kiocb->ki_flags |= IOCB_WRITE;
 	if (nowait)
 		kiocb->ki_flags |= IOCB_NOWAIT;
 }
 
-void abstractions_helper_kiocb_start_write(struct kiocb *kiocb)
-{
-	kiocb->ki_flags |= IOCB_WRITE;
-	if (S_ISREG(file_inode(kiocb->ki_filp)->i_mode))
-		kiocb_start_write(kiocb);
-}
-
 void abstractions_helper_kiocb_end_write(struct kiocb *kiocb)
 {
-	if (S_ISREG(file_inode(kiocb->ki_filp)->i_mode))
-		kiocb_end_write(kiocb);
+	kiocb_end_write(kiocb);
+}
+
+const struct cred *abstractions_helper_override_creds(const struct cred *cred)
+{
+	return override_creds(cred);
+}
+
+void abstractions_helper_revert_creds(const struct cred *cred)
+{
+	revert_creds(cred);
+}
+
+/* Waits for all code that runs in an interrupt, or in a task and does not sleep. */
+void abstractions_helper_synchronize_completions(void)
+{
+	synchronize_rcu();
+#ifdef CONFIG_TASKS_RCU
+	synchronize_rcu_tasks();
+#endif
 }
 
 void abstractions_helper_bvec_set_folio(struct bio_vec *bvec, struct folio *folio, size_t len)

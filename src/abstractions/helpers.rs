@@ -134,11 +134,16 @@ extern "C" {
         file: *mut bindings::file,
         pos: bindings::loff_t,
         direct: bool,
+        write: bool,
         nowait: bool,
         complete: Option<unsafe extern "C" fn(*mut bindings::kiocb, c_long)>,
     );
-    pub(super) fn abstractions_helper_kiocb_start_write(kiocb: *mut bindings::kiocb);
     pub(super) fn abstractions_helper_kiocb_end_write(kiocb: *mut bindings::kiocb);
+    pub(super) fn abstractions_helper_override_creds(
+        cred: *const bindings::cred,
+    ) -> *const bindings::cred;
+    pub(super) fn abstractions_helper_revert_creds(cred: *const bindings::cred);
+    pub(super) fn abstractions_helper_synchronize_completions();
     pub(super) fn abstractions_helper_bvec_set_folio(
         bvec: *mut bindings::bio_vec,
         folio: *mut bindings::folio,

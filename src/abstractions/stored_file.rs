@@ -18,6 +18,7 @@
 
 use super::folio::Folio;
 use super::work_queue::WorkQueue;
+use super::write_back_scope::WriteBackScope;
 use super::{helpers, iov};
 use core::cell::UnsafeCell;
 use kernel::bindings;
@@ -28,14 +29,56 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{Arc, UniqueArc};
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 use kernel::types::Opaque;
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
+
+/// Where work for files is done that has to wait: each kind on a queue of its own, since each may wait for others, and
+/// where memory is short a queue has one worker.
+pub(crate) struct FileQueues {
+    reads: WorkQueue,
+    writes: WorkQueue,
+    changes: WorkQueue,
+    /// Whether there has been a file.
+    was_used: Atomic<bool>,
+}
+
+impl FileQueues {
+    /// Makes the queues, which show under these names. May sleep. Fails with `ENOMEM`.
+    pub(crate) fn new(
+        reads: &'static CStr,
+        writes: &'static CStr,
+        changes: &'static CStr,
+    ) -> Result<Self> {
+        Ok(Self {
+            reads: WorkQueue::new(reads)?,
+            writes: WorkQueue::new(writes)?,
+            changes: WorkQueue::new(changes)?,
+            was_used: Atomic::new(false),
+        })
+    }
+
+    /// Waits until no code of the module runs for files any more, of which there must be none left but what work here
+    /// keeps: so that the module may go. Sleeps.
+    pub(crate) fn finish(&self) {
+        // The last owner of a page cache may be one of these; it waits for what is read and written.
+        self.changes.flush();
+        self.reads.flush();
+        self.writes.flush();
+        if self.was_used.load(Relaxed) {
+            // A completion has ended the last wait for it, and may not have returned: in an interrupt, or in a worker of
+            // the file system's.
+            // SAFETY: May be called from any context that may sleep.
+            unsafe { helpers::abstractions_helper_synchronize_completions() };
+        }
+    }
+}
 
 /// A regular file or a block device, from an offset on.
 pub(crate) struct StoredFile {
     file: ARef<File>,
-    /// Where work is done that has to wait.
-    queue: Arc<WorkQueue>,
+    queues: Arc<FileQueues>,
     /// Bytes before the first one that is stored: a multiple of the page size.
     offset: u64,
     is_writable: bool,
@@ -48,7 +91,7 @@ pub(crate) struct StoredFile {
 }
 
 impl StoredFile {
-    /// Takes the file of a descriptor of the calling task, from `offset` on. What has to wait is done on `queue`.
+    /// Takes the file of a descriptor of the calling task, from `offset` on. What has to wait is done on `queues`.
     ///
     /// What may be done with it is what the descriptor allows, now and later: a descriptor for reading only makes
     /// a store that is not written to.
@@ -64,8 +107,9 @@ impl StoredFile {
     pub(crate) fn from_descriptor(
         descriptor: u32,
         offset: u64,
-        queue: Arc<WorkQueue>,
+        queues: Arc<FileQueues>,
     ) -> Result<Self> {
+        queues.was_used.store(true, Relaxed);
         let local = LocalFile::fget(descriptor)?;
         // SAFETY: The position of the file, which is all that the difference is about, is never used here.
         let file = unsafe { LocalFile::assume_no_fdget_pos(local) };
@@ -98,7 +142,7 @@ impl StoredFile {
         }
         let this = Self {
             file,
-            queue,
+            queues,
             offset,
             is_writable,
             can_hurry,
@@ -121,9 +165,9 @@ impl StoredFile {
         unsafe { (*self.file.as_ptr()).f_mapping }
     }
 
-    /// Returns the queue for work that has to wait.
-    pub(crate) fn queue(&self) -> &WorkQueue {
-        &self.queue
+    /// Returns the queue for following a file that has changed.
+    pub(crate) fn changes(&self) -> &WorkQueue {
+        &self.queues.changes
     }
 
     /// Returns whether it may be written to.
@@ -222,12 +266,13 @@ pub(super) enum Direction {
 ///
 /// The first `count` of `folios` are valid, each follows the one before in the file, and this value owns their lock
 /// ([`Direction::Read`]) or their being written back ([`Direction::Write`]), either of which keeps them where they
-/// are. `bvecs` has their first `len` bytes.
+/// are. `bvecs` has their first `len` bytes, of which the first `done` are where they belong.
 struct Batch {
     direction: Direction,
     position: u64,
     count: usize,
     len: usize,
+    done: usize,
     folios: [*mut bindings::folio; MOST],
     bvecs: [bindings::bio_vec; MOST],
 }
@@ -239,6 +284,7 @@ impl Batch {
             position: 0,
             count: 0,
             len: 0,
+            done: 0,
             folios: [core::ptr::null_mut(); MOST],
             bvecs: [bindings::bio_vec::default(); MOST],
         }
@@ -267,22 +313,33 @@ impl Batch {
         true
     }
 
-    /// Ends the batch: `moved` bytes are where they belong, or an error has come. What is beyond the file's end
+    /// Returns what is left to be moved.
+    fn rest(&self) -> Rest {
+        Rest {
+            direction: self.direction,
+            position: self.position + self.done as u64,
+            bvecs: self.bvecs.as_ptr(),
+            count: self.count,
+            len: self.len,
+            done: self.done,
+        }
+    }
+
+    /// Ends the batch: all is where it belongs but for what `error` was for. What is beyond the file's end
     /// (`size`, in bytes from the first stored one) reads as zeros. What could not be written for want of memory is dirty
     /// again, where the context allows it.
     ///
     /// Context: that of a process, or as it says any but an NMI.
-    fn finish(&mut self, moved: Result<usize>, size: u64, context: Context) {
-        let reached = moved.unwrap_or(0);
-        let at_end = self.position + reached as u64 >= size;
+    fn finish(&mut self, error: Option<Error>, size: u64, context: Context) {
+        let reached = self.done;
+        let at_end = error.is_none() && self.position + reached as u64 >= size;
         let mut start = 0;
         for index in 0..self.count {
             let folio = self.folios[index];
             let end = start + self.bvecs[index].bv_len as usize;
             match self.direction {
                 Direction::Read => {
-                    let is_read = moved.is_ok() && (end <= reached || at_end);
-                    if is_read && end > reached {
+                    if at_end && end > reached {
                         let from = reached.max(start) - start;
                         // SAFETY: By the type invariants the folio is locked, and has these bytes.
                         unsafe {
@@ -294,16 +351,19 @@ impl Batch {
                         };
                     }
                     // SAFETY: By the type invariants the folio is locked, which this gives up.
-                    unsafe { bindings::folio_end_read(folio, is_read) };
+                    unsafe { bindings::folio_end_read(folio, at_end || end <= reached) };
                 }
                 Direction::Write => {
                     if end > reached {
-                        let error = moved.err().unwrap_or(EIO).to_errno();
+                        let error = error.unwrap_or(EIO);
                         // SAFETY: A folio that is being written back keeps its place in its address space.
                         unsafe {
                             let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
-                            helpers::abstractions_helper_mapping_set_error(mapping, error);
-                            if context == Context::Process && moved == Err(ENOMEM) {
+                            helpers::abstractions_helper_mapping_set_error(
+                                mapping,
+                                error.to_errno(),
+                            );
+                            if context == Context::Process && error == ENOMEM {
                                 bindings::filemap_dirty_folio(mapping, folio);
                             }
                         }
@@ -318,6 +378,34 @@ impl Batch {
     }
 }
 
+/// What is left to be moved of a batch, which stays where it is.
+#[derive(Clone, Copy)]
+struct Rest {
+    direction: Direction,
+    position: u64,
+    bvecs: *const bindings::bio_vec,
+    count: usize,
+    len: usize,
+    done: usize,
+}
+
+impl Rest {
+    /// Returns how many bytes the next call moves at most, and whether past the file's own page cache.
+    ///
+    /// A direct write moves whole blocks: the last bytes of a file that ends within one go by way of its own page
+    /// cache, so that the file does not grow by that.
+    fn next(&self, can_direct: bool) -> (usize, bool) {
+        let left = self.len - self.done;
+        if !can_direct || self.direction == Direction::Read {
+            return (left, can_direct);
+        }
+        match left - left % PAGE_SIZE {
+            0 => (left, false),
+            whole => (whole, self.position % PAGE_SIZE as u64 == 0),
+        }
+    }
+}
+
 /// Where something is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Context {
@@ -328,6 +416,9 @@ enum Context {
 }
 
 /// A batch that is on its way.
+///
+/// Writing is done by workers alone: whoever wants something written, by `fsync()` say, may have a limit on the size of
+/// files, or be killed, and what others have stored would be lost by that. Reading is tried by whoever wants the page.
 #[pin_data]
 struct Request {
     store: Arc<StoredFile>,
@@ -353,6 +444,7 @@ impl WorkItem for Request {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        let _scope = WriteBackScope::enter();
         this.is_patient.store(true, Relaxed);
         Self::submit(this);
     }
@@ -365,8 +457,7 @@ impl Request {
             store: store.clone(),
             batch: UnsafeCell::new(Batch::new(direction)),
             kiocb: Opaque::uninit(),
-            // A write is begun by whoever writes back, and may wait; a read by whoever has touched a page.
-            is_patient: Atomic::new(direction == Direction::Write),
+            is_patient: Atomic::new(false),
             work <- new_work!("stored_file"),
         });
         Ok(UniqueArc::new_uninit(GFP_KERNEL | __GFP_NOWARN)?.pin_init_with(request)?)
@@ -378,18 +469,17 @@ impl Request {
         unsafe { self.get_unchecked_mut() }.batch.get_mut()
     }
 
-    /// Begins to move the batch; it is finished before this returns or later.
+    /// Begins to move what is left of the batch; it is finished before this returns or later.
     fn submit(this: Arc<Self>) {
-        let store = &this.store;
+        // SAFETY: It is this function's turn: nobody else has the batch, until the call below.
+        let rest = unsafe { (*this.batch.get()).rest() };
+        let (len, is_direct) = rest.next(this.store.is_direct());
         let is_patient = this.is_patient.load(Relaxed);
-        // SAFETY: It is this function's turn; nobody else has the batch.
-        let batch = unsafe { &*this.batch.get() };
+        let kiocb = this.kiocb.get();
         // For the completion, which may come before the call returns.
         let raw = Arc::into_raw(this.clone());
-        let kiocb = this.kiocb.get();
         // SAFETY: The kiocb and the batch are in the request, which lives until the completion has come.
-        let (result, is_direct) =
-            unsafe { store.call(batch, kiocb, is_patient, Some(Self::complete)) };
+        let result = unsafe { this.store.call(&rest, len, is_direct, kiocb, is_patient) };
         if result == -(bindings::EIOCBQUEUED as isize) {
             return;
         }
@@ -397,56 +487,67 @@ impl Request {
         drop(unsafe { Arc::from_raw(raw) });
         if is_direct && result == EINVAL.to_errno() as isize {
             // Its blocks are larger than a page, say. What it keeps itself can be had in any pieces.
-            store.is_direct.store(false, Relaxed);
-            this.end_write();
-            return Self::hand_to_worker(this);
+            this.store.is_direct.store(false, Relaxed);
+            return Self::hand_to_worker(this, rest.direction);
         }
-        Self::finish(this, result, Context::Process);
+        Self::move_on(this, result, Context::Process);
     }
 
-    fn end_write(&self) {
-        // SAFETY: It is the caller's turn, and where the batch is written the write was begun.
-        unsafe {
-            if (*self.batch.get()).direction == Direction::Write {
-                helpers::abstractions_helper_kiocb_end_write(self.kiocb.get());
-            }
-        }
-    }
-
-    fn hand_to_worker(this: Arc<Self>) {
-        let queue = this.store.queue.clone();
+    fn hand_to_worker(this: Arc<Self>, direction: Direction) {
+        let queues = this.store.queues.clone();
         // It is queued nowhere else: whose turn it is has it alone.
-        let _ = queue.enqueue(this);
+        let _ = match direction {
+            Direction::Read => queues.reads.enqueue(this),
+            Direction::Write => queues.writes.enqueue(this),
+        };
     }
 
     /// # Safety
     ///
     /// `kiocb` must be that of a request whose submission was answered by `EIOCBQUEUED`, or is about to be.
     unsafe extern "C" fn complete(kiocb: *mut bindings::kiocb, result: c_long) {
-        let kiocb: *mut Opaque<bindings::kiocb> = kiocb.cast();
+        let pinned: *mut Opaque<bindings::kiocb> = kiocb.cast();
         // SAFETY: By the requirements of this function.
-        let request: *mut Self = unsafe { container_of!(kiocb, Self, kiocb) };
+        let request: *mut Self = unsafe { container_of!(pinned, Self, kiocb) };
         // SAFETY: `submit` has put the reference aside for this.
         let this = unsafe { Arc::from_raw(request.cast_const()) };
-        Self::finish(this, result, Context::Any);
+        // SAFETY: It is this function's turn. A write that is completed later was begun by `vfs_iocb_iter_write()`, which
+        // leaves its end to the completion.
+        unsafe {
+            if (*this.batch.get()).direction == Direction::Write {
+                helpers::abstractions_helper_kiocb_end_write(kiocb);
+            }
+        }
+        Self::move_on(this, result, Context::Any);
     }
 
     /// Deals with what came of an attempt.
-    fn finish(this: Arc<Self>, result: isize, context: Context) {
-        this.end_write();
+    fn move_on(this: Arc<Self>, result: isize, context: Context) {
         let size = this.store.size();
-        // SAFETY: It is this function's turn.
+        let is_patient = this.is_patient.load(Relaxed);
+        // SAFETY: It is this function's turn, and nobody else has the batch.
         let batch = unsafe { &mut *this.batch.get() };
-        let moved = iov::moved(result);
-        let is_short = match moved {
-            Ok(bytes) => bytes < batch.len && batch.position + (bytes as u64) < size,
-            Err(error) => error == EAGAIN,
+        let direction = batch.direction;
+        let error = match iov::moved(result) {
+            Ok(moved) => {
+                batch.done += moved;
+                let at_end = batch.position + batch.done as u64 >= size;
+                if batch.done == batch.len || direction == Direction::Read && at_end {
+                    None
+                } else if moved == 0 && is_patient {
+                    Some(EIO)
+                } else {
+                    // The rest, or the reason why it cannot be had.
+                    return Self::hand_to_worker(this, direction);
+                }
+            }
+            // It would have had to wait, or is being killed: now by somebody who may and is not.
+            Err(error) if !is_patient && [EAGAIN, EINTR, ERESTARTSYS].contains(&error) => {
+                return Self::hand_to_worker(this, direction);
+            }
+            Err(error) => Some(error),
         };
-        if is_short && !this.is_patient.load(Relaxed) {
-            // It would have had to wait: now from the start, by somebody who may.
-            return Self::hand_to_worker(this);
-        }
-        batch.finish(moved, size, context);
+        batch.finish(error, size, context);
     }
 }
 
@@ -460,7 +561,7 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// Begins a transfer. Where it reads, it waits for no lock of the file's file system.
+    /// Begins a transfer, which waits for no lock of the file's file system.
     pub(super) fn new(store: &'a Arc<StoredFile>, direction: Direction) -> Self {
         Self {
             store,
@@ -472,7 +573,7 @@ impl<'a> Transfer<'a> {
     /// Adds a folio, of which `len` bytes are to be moved from or to `position`.
     ///
     /// Without memory for that fails with `ENOMEM` where it reads, and then has unlocked the folio, which is as it was;
-    /// where it writes, the folio is written before this returns.
+    /// where it writes, waits until there is.
     ///
     /// # Safety
     ///
@@ -490,27 +591,23 @@ impl<'a> Transfer<'a> {
             }
         }
         self.begin();
-        match Request::new(self.store, self.direction) {
-            Ok(mut request) => {
-                // SAFETY: As above; it is empty, so that there is room.
-                unsafe { request.as_mut().batch().add(folio, position, len) };
-                self.request = Some(request);
-                Ok(())
-            }
-            Err(error) => {
-                let mut batch = Batch::new(self.direction);
-                // SAFETY: As above.
-                unsafe { batch.add(folio, position, len) };
-                match self.direction {
-                    Direction::Read => {
-                        batch.finish(Err(error), self.store.size(), Context::Process);
-                        Err(error)
-                    }
-                    Direction::Write => {
-                        self.store.write_now(&mut batch);
-                        Ok(())
-                    }
+        loop {
+            match Request::new(self.store, self.direction) {
+                Ok(mut request) => {
+                    // SAFETY: As above; it is empty, so that there is room.
+                    unsafe { request.as_mut().batch().add(folio, position, len) };
+                    self.request = Some(request);
+                    return Ok(());
                 }
+                Err(error) if self.direction == Direction::Read => {
+                    let mut batch = Batch::new(self.direction);
+                    // SAFETY: As above.
+                    unsafe { batch.add(folio, position, len) };
+                    batch.finish(Some(error), self.store.size(), Context::Process);
+                    return Err(error);
+                }
+                // As `__GFP_NOFAIL` would have it.
+                Err(_) => fsleep(Delta::from_millis(1)),
             }
         }
     }
@@ -531,10 +628,10 @@ impl<'a> Transfer<'a> {
     fn begin(&mut self) {
         if let Some(request) = self.request.take() {
             let request: Arc<Request> = request.into();
-            if self.direction == Direction::Read && !self.store.can_hurry {
-                Request::hand_to_worker(request);
-            } else {
+            if self.direction == Direction::Read && self.store.can_hurry {
                 Request::submit(request);
+            } else {
+                Request::hand_to_worker(request, self.direction);
             }
         }
     }
@@ -547,25 +644,21 @@ impl Drop for Transfer<'_> {
 }
 
 impl StoredFile {
-    /// Calls the file system to move a batch, and returns what it says and whether it was asked for direct I/O. With
-    /// `complete` it may say `EIOCBQUEUED`, and calls that later.
-    ///
-    /// A write is begun by that, and has to be ended by `kiocb_end_write()`.
+    /// Calls the file system to move the next `len` bytes, as whoever has opened the file, and returns what it says.
+    /// Where that is `EIOCBQUEUED`, it calls [`Request::complete`] later.
     ///
     /// # Safety
     ///
-    /// `kiocb` must be the caller's, and it and the batch stay where they are until the batch is moved.
+    /// `kiocb` must be that of a request, `rest` what is left of its batch, and both stay until that is moved.
     unsafe fn call(
         &self,
-        batch: &Batch,
+        rest: &Rest,
+        len: usize,
+        is_direct: bool,
         kiocb: *mut bindings::kiocb,
         is_patient: bool,
-        complete: Option<unsafe extern "C" fn(*mut bindings::kiocb, c_long)>,
-    ) -> (isize, bool) {
-        let is_write = batch.direction == Direction::Write;
-        // A direct write moves whole blocks: the last bytes of a file that ends within one go by way of its own
-        // page cache, so that the file does not grow by that.
-        let is_direct = self.is_direct() && !(is_write && batch.len % PAGE_SIZE != 0);
+    ) -> isize {
+        let is_write = rest.direction == Direction::Write;
         let direction = if is_write {
             bindings::ITER_SOURCE
         } else {
@@ -573,41 +666,36 @@ impl StoredFile {
         };
         let file = self.file.as_ptr();
         let mut iter = bindings::iov_iter::default();
-        // SAFETY: By the requirements of this function; the file is valid, and the iterator is over memory of the
-        // folios, which the batch keeps.
-        let result = unsafe {
+        // SAFETY: By the requirements of this function; the file is valid and keeps its credentials, and the iterator is
+        // over memory of the folios, which the batch keeps.
+        unsafe {
             helpers::abstractions_helper_init_kiocb(
                 kiocb,
                 file,
-                (self.offset + batch.position) as bindings::loff_t,
+                (self.offset + rest.position) as bindings::loff_t,
                 is_direct,
+                is_write,
                 !is_patient,
-                complete,
+                Some(Request::complete),
             );
             bindings::iov_iter_bvec(
                 &mut iter,
                 direction,
-                batch.bvecs.as_ptr(),
-                batch.count as c_ulong,
-                batch.len,
+                rest.bvecs,
+                rest.count as c_ulong,
+                rest.len,
             );
-            if is_write {
-                helpers::abstractions_helper_kiocb_start_write(kiocb);
-                bindings::vfs_iocb_iter_write(file, kiocb, &mut iter)
-            } else {
-                bindings::vfs_iocb_iter_read(file, kiocb, &mut iter)
-            }
-        };
-        (result, is_direct)
-    }
-
-    /// Writes a batch and waits for that, for when there is no memory to do it otherwise.
-    fn write_now(&self, batch: &mut Batch) {
-        let mut kiocb = bindings::kiocb::default();
-        // SAFETY: There is no completion: the kiocb and the batch are done with when the call returns.
-        let (result, _) = unsafe { self.call(batch, &mut kiocb, true, None) };
-        // SAFETY: The write was begun.
-        unsafe { helpers::abstractions_helper_kiocb_end_write(&mut kiocb) };
-        batch.finish(iov::moved(result), self.size(), Context::Process);
+            bindings::iov_iter_advance(&mut iter, rest.done);
+            let own = helpers::abstractions_helper_override_creds((*file).f_cred);
+            let result = iov::with_limit(&mut iter, len as u64, |iter| {
+                if is_write {
+                    bindings::vfs_iocb_iter_write(file, kiocb, iter)
+                } else {
+                    bindings::vfs_iocb_iter_read(file, kiocb, iter)
+                }
+            });
+            helpers::abstractions_helper_revert_creds(own);
+            result
+        }
     }
 }

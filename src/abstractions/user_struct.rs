@@ -62,6 +62,14 @@ impl<T: FromBytes + IntoBytes> UserStruct<T> {
         })
     }
 
+    /// Fails with `EINVAL` where the program's structure has fewer than `size` bytes.
+    pub(crate) fn has(&self, size: usize) -> Result {
+        if self.user_size < size {
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
     /// Copies the structure out, as far as both versions of it go; how far that is, is what its first
     /// four bytes say then. (More would make a program that reuses its structure claim memory for it that
     /// is not there.)

@@ -160,22 +160,25 @@ impl VmFault {
         done.then_some(Installed(reason, PhantomData))
     }
 
-    /// Finds the touched page in the page cache of the file, or has it read there, ahead of more of the same where a
-    /// program reads on.
-    ///
-    /// A touch that waits for a page can be killed. A page that cannot be read is `SIGBUS`, and so is one beyond the
-    /// end. Mirrors `filemap_fault()`. Sleeps.
-    pub(crate) fn find_or_read(&self) -> Installed<'_> {
-        // SAFETY: The fault is valid, and the file it is in maps an `AddressSpace`, which has `read_folio`.
-        let reason = unsafe { bindings::filemap_fault(self.as_raw()) };
-        Installed(reason, PhantomData)
-    }
-
-    /// Puts the answer of a handler into the form that the C side wants.
-    pub(super) fn finish(&self, outcome: FaultOutcome<'_>) -> bindings::vm_fault_t {
+    /// Puts the answer of a handler into the form that the C side wants. What is to be found or read is: `found` is
+    /// called with what came of that, unless the touch comes again.
+    pub(super) fn finish(
+        &self,
+        outcome: FaultOutcome<'_>,
+        found: impl FnOnce(Option<Failure>),
+    ) -> bindings::vm_fault_t {
         let folio = match outcome {
             FaultOutcome::Present(folio) => folio,
             FaultOutcome::Done(Installed(reason, _)) => return reason,
+            FaultOutcome::FindOrRead => {
+                // SAFETY: The fault is valid, and the file it is in maps an `AddressSpace`, which has `read_folio`.
+                let reason = unsafe { bindings::filemap_fault(self.as_raw()) };
+                // If it is to be repeated, the lock is gone by now, and with it what the fault and the file are in.
+                if reason & bindings::vm_fault_reason_VM_FAULT_RETRY == 0 {
+                    found(Installed(reason, PhantomData).failure());
+                }
+                return reason;
+            }
             FaultOutcome::OutOfMemory => return bindings::vm_fault_reason_VM_FAULT_OOM,
             FaultOutcome::BusError => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
         };
@@ -255,10 +258,20 @@ impl<'a> FirstWrite<'a> {
 
     /// Marks the page's folio dirty, so that it is written back, or has the touch looked at anew where it has left the
     /// page cache. Mirrors `filemap_page_mkwrite()`. Sleeps.
-    pub(crate) fn mark_dirty(&self) -> Installed<'a> {
+    pub(crate) fn mark_dirty(self) -> Installed<'a> {
         // SAFETY: By the type invariant.
         let reason = unsafe { bindings::filemap_page_mkwrite(self.0.as_raw()) };
         Installed(reason, PhantomData)
+    }
+
+    /// Has the touch looked at anew.
+    pub(super) fn come_again(self) -> Installed<'a> {
+        Installed(bindings::vm_fault_reason_VM_FAULT_NOPAGE, PhantomData)
+    }
+
+    /// Refuses it: `SIGBUS`.
+    pub(super) fn refuse(self) -> Installed<'a> {
+        Installed(bindings::vm_fault_reason_VM_FAULT_SIGBUS, PhantomData)
     }
 }
 
@@ -282,6 +295,14 @@ pub(crate) enum FaultOutcome<'a> {
     Present(LockedFolio),
     /// The kernel's own function has answered the fault.
     Done(Installed<'a>),
+    /// The page is to be found in the page cache of the file, or read there, ahead of more of the same where a program
+    /// reads on. [`VmOperations::found`] is called afterwards.
+    ///
+    /// A touch that waits for a page can be killed. A page that cannot be read is `SIGBUS`, and so is one beyond the
+    /// end. Mirrors `filemap_fault()`, which sleeps.
+    ///
+    /// [`VmOperations::found`]: super::vm_operations::VmOperations::found
+    FindOrRead,
     /// There is no memory for it; the out-of-memory handling decides.
     OutOfMemory,
     /// There is no such page: `SIGBUS`.
@@ -477,11 +498,6 @@ impl Installed<'_> {
         } else {
             None
         }
-    }
-
-    /// Returns whether it is a touch that is to be repeated, after waiting for something without the lock.
-    pub(crate) fn is_to_be_repeated(&self) -> bool {
-        self.0 & bindings::vm_fault_reason_VM_FAULT_RETRY != 0
     }
 
     /// Puts the answer into the form that the C side wants.

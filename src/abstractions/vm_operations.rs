@@ -10,7 +10,7 @@
 
 use super::file_operations::{self, FileOperations};
 use super::vm_fault::{
-    FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround, VmFault,
+    Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround, VmFault,
 };
 use core::marker::PhantomData;
 use kernel::bindings;
@@ -29,6 +29,11 @@ pub(crate) trait VmOperations {
     ///
     /// Context: process, with the mmap lock or the VMA's lock held for reading; may sleep.
     fn fault<'a>(file: &Self::File, fault: &'a VmFault) -> FaultOutcome<'a>;
+
+    /// Notes what came of [`FaultOutcome::FindOrRead`], unless the touch comes again.
+    ///
+    /// Context: as in [`Self::fault`].
+    fn found(_file: &Self::File, _fault: &VmFault, _failure: Option<Failure>) {}
 
     /// Answers a touch where one entry can map a whole huge page.
     ///
@@ -52,10 +57,10 @@ pub(crate) trait VmOperations {
     }
 
     /// Notes that a page which is mapped for reading is about to be written to, in a mapping of a page cache that is
-    /// written back. [`FirstWrite::mark_dirty`] does it.
+    /// written back. [`super::file_cache::FileCache::answer_first_write`] does it.
     ///
     /// Context: as in [`Self::fault`].
-    fn page_mkwrite<'a>(_file: &Self::File, _write: &FirstWrite<'a>) -> Installed<'a> {
+    fn page_mkwrite<'a>(_file: &Self::File, _write: FirstWrite<'a>) -> Installed<'a> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -104,7 +109,9 @@ impl<T: VmOperations> VmOperationsTable<T> {
     unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: By the requirements of this function.
         let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
-        fault.finish(T::fault(file, fault))
+        fault.finish(T::fault(file, fault), |failure| {
+            T::found(file, fault, failure);
+        })
     }
 
     /// # Safety
@@ -133,7 +140,7 @@ impl<T: VmOperations> VmOperationsTable<T> {
         // SAFETY: By the requirements of this function.
         let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
         // SAFETY: By the requirements of this function.
-        T::page_mkwrite(file, &unsafe { FirstWrite::new(fault) }).into_reason()
+        T::page_mkwrite(file, unsafe { FirstWrite::new(fault) }).into_reason()
     }
 
     /// # Safety

@@ -11,6 +11,7 @@ use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
+use crate::abstractions::vm_fault::{FirstWrite, Installed};
 use crate::abstractions::work_queue::WorkQueue;
 use crate::device::Device;
 use crate::file::OpenDevice;
@@ -49,6 +50,15 @@ impl FileBacking {
     /// Returns how many bytes there are by what the file has now, and has had all the time.
     pub(crate) fn size_of_file(&self) -> u64 {
         self.cache.store().lasting_size().min(self.most)
+    }
+
+    /// See [`FileCache::answer_first_write`].
+    pub(crate) fn answer_first_write<'a>(
+        &self,
+        write: FirstWrite<'a>,
+        is_over: impl FnOnce() -> bool,
+    ) -> Installed<'a> {
+        self.cache.answer_first_write(write, is_over)
     }
 
     /// See [`FileCache::note_change`].
@@ -123,7 +133,7 @@ impl Backing for FileBacking {
     }
 
     fn queue(&self) -> Option<&WorkQueue> {
-        Some(self.cache.store().queue())
+        Some(self.cache.store().changes())
     }
 
     fn foreign_size(&self) -> Option<u64> {
@@ -143,7 +153,7 @@ impl Backing for FileBacking {
     }
 
     fn empty(&self, guard: &WriteGuard<'_>) -> u64 {
-        // No store through a mapping comes after this, so that none is lost below.
+        // Whoever stores through a mapping from now on has to ask, and is refused: no store is lost below.
         guard.unmap();
         self.cache.write_back(0, u64::MAX, Durability::Full);
         self.cache.empty(guard).unwrap_or(0)

@@ -12,16 +12,17 @@ use mmapdev_userspace::disk::{Disk, Traffic};
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::{memory, KIB, MIB, PAGE};
-use rustix::fs::{fdatasync, fsync, OFlags};
+use rustix::fs::{fdatasync, fsync, ftruncate, memfd_create, MemfdFlags, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{self, Relaxed};
+use std::sync::atomic::Ordering::{self, Relaxed, SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,139 @@ pub(crate) const TESTS: &[Test] = &[
         assert_errno(device.size(), Errno::NODEV, "a call");
         Ok(())
     }),
+    Test::with("destroying_loses_no_store_that_was_made", NONE, || {
+        for round in 0..20 {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            // Much to write, so that it takes a while.
+            mapping.touch_write(0, SIZE, 1);
+            let memory = memfd_create("count", MemfdFlags::CLOEXEC)?;
+            ftruncate(&memory, PAGE as u64)?;
+            let count = Mapping::shared(&memory, PAGE)?;
+            let storer = Child::run(|| {
+                for value in 1_u64.. {
+                    for page in 0..8 {
+                        mapping.word(page * PAGE).store(value, SeqCst);
+                    }
+                    count.word(0).store(value, SeqCst);
+                }
+                Vec::new()
+            })?;
+            while count.word(0).load(SeqCst) < 10 + round {
+                thread::yield_now();
+            }
+            scene.control.destroy(NAME)?;
+            assert_eq!(
+                storer.wait(Some(Duration::from_secs(60)))?,
+                Outcome::Killed(libc::SIGBUS)
+            );
+            let stored = count.word(0).load(SeqCst);
+            for page in 0..8 {
+                let bytes = scene.on_disk(page * PAGE, 8)?;
+                let found = u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+                assert!(
+                    found >= stored,
+                    "round {round}, page {page}: {stored} was stored, {found} is in the file"
+                );
+            }
+        }
+        Ok(())
+    }),
+    Test::with(
+        "a_new_device_of_the_file_has_what_one_that_ends_has_stored",
+        NONE,
+        || {
+            const SIZE: usize = 16 * MIB;
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            Mapping::shared(&device, SIZE)?.touch_write(0, SIZE, 10);
+            let file = OpenOptions::new().read(true).write(true).open(path(NAME))?;
+            let refused = thread::scope(|scope| -> io::Result<usize> {
+                let ending = scope.spawn(|| scene.control.destroy(NAME));
+                let mut refused = 0;
+                while let Err(error) = scene.control.create(control::file("again", &file, 0, 0)?) {
+                    // It is one of its bytes until all are written.
+                    assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+                    refused += 1;
+                }
+                ending.join().expect("no panic")?;
+                Ok(refused)
+            })?;
+            assert!(refused > 0, "it must have been destroyed before");
+            let device = Device::open_with(control::node("again"), OFlags::RDWR)?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            assert!((0..SIZE).step_by(PAGE).all(|at| mapping.load(at) == 10));
+            scene.control.destroy("again")
+        },
+    ),
+    Test::with(
+        "a_limit_of_who_asks_for_it_keeps_nothing_from_the_file",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            mapping.touch_write(0, SIZE, 77);
+            // For reading only, by somebody who may write no files.
+            Child::run(|| {
+                let none = process::Rlimit {
+                    current: Some(0),
+                    maximum: Some(0),
+                };
+                process::setrlimit(process::Resource::Fsize, none).expect("less is allowed");
+                let device = Device::open_with(control::node(NAME), OFlags::RDONLY);
+                fsync(device.expect("a device")).expect("no error of the file");
+                Vec::new()
+            })?
+            .join();
+            for page in [0, 5, SIZE / PAGE - 1] {
+                assert_eq!(scene.on_disk(page * PAGE, 1)?, [77]);
+            }
+            Ok(())
+        },
+    ),
+    Test::with(
+        "a_file_system_can_be_frozen_when_all_is_written",
+        NONE,
+        || {
+            let scene = Scene::new(MIB + 100)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, MIB + PAGE)?;
+            for round in 0..3 {
+                mapping.touch_write(0, MIB, round);
+                mapping.write(MIB, &[round; 100]);
+                fsync(&device)?;
+                // It waits for whatever is being written.
+                run("fsfreeze", &["--freeze", FOLDER])?;
+                // A page is read all the same.
+                fs::write("/proc/sys/vm/drop_caches", "1")?;
+                let seen = mapping.load(MIB / 2);
+                run("fsfreeze", &["--unfreeze", FOLDER])?;
+                assert_eq!(seen, round);
+            }
+            Ok(())
+        },
+    ),
+    Test::with(
+        "a_store_to_a_frozen_file_system_waits_and_is_in_the_file",
+        NONE,
+        || {
+            let scene = Scene::new(MIB)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, MIB)?;
+            run("fsfreeze", &["--freeze", FOLDER])?;
+            mapping.write(0, b"stored");
+            let syncing = Child::run(|| {
+                fsync(&device).expect("no error");
+                Vec::new()
+            })?;
+            run("fsfreeze", &["--unfreeze", FOLDER])?;
+            syncing.join();
+            assert_eq!(scene.on_disk(0, 6)?, b"stored");
+            Ok(())
+        },
+    ),
     Test::with("what_is_dirty_is_written_in_the_background", NONE, || {
         let scene = Scene::new(SIZE)?;
         let device = scene.open()?;
