@@ -187,6 +187,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
     fn splice_read(&self, splice: &mut SpliceRead<'_>) -> Result<usize> {
         let device = self.device();
         device.check_alive()?;
+        device.follow_size();
         let start = u64::try_from(splice.position())?;
         let size = device.size();
         if bytes_before(start, splice.len(), size) == 0 {

@@ -29,7 +29,7 @@ use kernel::iov::IovIterDest;
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::Arc;
+use kernel::sync::{Arc, ArcBorrow};
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 use kernel::types::ForeignOwnable;
@@ -41,16 +41,28 @@ use kernel::types::ForeignOwnable;
 ///
 /// # Invariants
 ///
-/// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` points at the [`StoredFile`].
+/// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` points at `source`.
 /// - This value owns the only reference to it, but for those of the flusher, which waits for nothing of ours.
 /// - The inode was made on `_mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
     inode: NonNull<bindings::inode>,
     /// The index from which on nothing becomes dirty through a mapping, while that is about to be taken out.
     clean_from: Atomic<usize>,
-    // Both are dropped after `drop` has let go of the inode; the store when nobody can write to it any more.
+    // Both are dropped after `drop` has let go of the inode; the file when nobody can write to it any more.
     _mount: PseudoMount,
+    source: Arc<Source>,
+}
+
+/// Where pages come from.
+struct Source {
     store: Arc<StoredFile>,
+    arrivals: Arc<dyn Arrivals>,
+}
+
+/// What is to be told of folios that come into memory.
+pub(crate) trait Arrivals: Send + Sync {
+    /// A folio is about to be filled. Context: process; the folio is locked.
+    fn note(&self, folio: &Folio);
 }
 
 // SAFETY: The inode may be used and released from any thread.
@@ -73,20 +85,24 @@ impl FileCache {
 
     /// Makes a page cache of the first `size` bytes of `store`, with nothing in it, on a mount of its own.
     ///
-    /// May sleep. Fails with `ENOMEM`, and with `EFBIG` for a size beyond what the VFS can count.
+    /// `arrivals` is told of what comes in. May sleep. Fails with `ENOMEM`, and with `EFBIG` for a size beyond what the
+    /// VFS can count.
     pub(crate) fn new(
         fs_type: &'static PseudoFsType,
         store: Arc<StoredFile>,
+        arrivals: Arc<dyn Arrivals>,
         size: u64,
     ) -> Result<Self> {
+        let source = Arc::new(Source { store, arrivals }, GFP_KERNEL)?;
         let size = bindings::loff_t::try_from(size).map_err(|_| EFBIG)?;
         let mount = PseudoMount::with_write_back(fs_type)?;
         let inode = mount.alloc_hashed_inode()?;
-        // SAFETY: The inode is new and nobody else uses it yet. The store is owned by this value.
+        let store = &source.store;
+        // SAFETY: The inode is new and nobody else uses it yet. The source is owned by this value.
         unsafe {
             let raw = inode.as_ptr();
             let mapping = (*raw).i_mapping;
-            (*raw).i_private = (&raw const *store).cast_mut().cast();
+            (*raw).i_private = (&raw const *source).cast_mut().cast();
             (*mapping).a_ops = &Self::OPERATIONS;
             helpers::abstractions_helper_i_size_write(raw, size);
             helpers::abstractions_helper_mapping_set_large_folios(mapping);
@@ -101,13 +117,13 @@ impl FileCache {
             inode,
             clean_from: Atomic::new(usize::MAX),
             _mount: mount,
-            store,
+            source,
         })
     }
 
     /// Returns the file that stores the pages.
     pub(crate) fn store(&self) -> &StoredFile {
-        &self.store
+        &self.source.store
     }
 
     /// Writes what is dirty from byte `start` to `last`, inclusive, to the file, and waits for that,
@@ -129,7 +145,7 @@ impl FileCache {
             Durability::Data => true,
             Durability::Full => false,
         };
-        if let Err(error) = self.store.sync(start, last, data_only) {
+        if let Err(error) = self.store().sync(start, last, data_only) {
             // SAFETY: The address space is alive.
             unsafe { helpers::abstractions_helper_mapping_set_error(mapping, error.to_errno()) };
         }
@@ -139,8 +155,8 @@ impl FileCache {
     ///
     /// Context: any that may read the size of a file.
     pub(crate) fn note_change(&self) {
-        if self.store.size() < self.size() {
-            self.store.note_shorter();
+        if self.store().size() < self.size() {
+            self.store().note_shorter();
         }
     }
 
@@ -153,13 +169,13 @@ impl FileCache {
         if !guard.is_of(self) {
             return Err(EINVAL);
         }
-        let lasting = self.store.lasting_size().min(most);
+        let lasting = self.store().lasting_size().min(most);
         let mut removed = 0;
         if lasting < self.size() {
             removed += guard.truncate(lasting)?;
         }
-        self.store.forget_shorter(lasting);
-        let now = self.store.lasting_size().min(most);
+        self.store().forget_shorter(lasting);
+        let now = self.store().lasting_size().min(most);
         if now > self.size() {
             self.clean_from
                 .store((self.size() >> PAGE_SHIFT) as usize, Relaxed);
@@ -229,11 +245,11 @@ impl FileCache {
     /// # Safety
     ///
     /// `mapping` must be the address space of a [`FileCache`].
-    unsafe fn store_of(mapping: *mut bindings::address_space) -> Arc<StoredFile> {
+    unsafe fn source_of(mapping: *mut bindings::address_space) -> Arc<Source> {
         // SAFETY: By the invariants of the type, `i_private` points into an `Arc` that is alive.
         unsafe {
-            let store: *const StoredFile = (*(*mapping).host).i_private.cast();
-            kernel::sync::ArcBorrow::from_raw(store).into()
+            let source: *const Source = (*(*mapping).host).i_private.cast();
+            ArcBorrow::from_raw(source).into()
         }
     }
 
@@ -245,8 +261,10 @@ impl FileCache {
         folio: *mut bindings::folio,
     ) -> c_int {
         // SAFETY: By the requirements of this function: what is locked keeps its mapping.
-        let store = unsafe { Self::store_of((*folio).__bindgen_anon_1.__bindgen_anon_1.mapping) };
-        let mut transfer = Transfer::new(&store, Direction::Read);
+        let source = unsafe { Self::source_of((*folio).__bindgen_anon_1.__bindgen_anon_1.mapping) };
+        // SAFETY: By the requirements of this function.
+        source.arrivals.note(unsafe { Folio::borrow(folio) });
+        let mut transfer = Transfer::new(&source.store, Direction::Read);
         // SAFETY: By the requirements of this function.
         match unsafe { transfer.add_whole(folio) } {
             Ok(()) => 0,
@@ -259,14 +277,16 @@ impl FileCache {
     /// `control` must be that of a read-ahead in the address space of a [`FileCache`].
     unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
         // SAFETY: By the requirements of this function.
-        let store = unsafe { Self::store_of((*control).mapping) };
-        let mut transfer = Transfer::new(&store, Direction::Read);
+        let source = unsafe { Self::source_of((*control).mapping) };
+        let mut transfer = Transfer::new(&source.store, Direction::Read);
         loop {
             // SAFETY: By the requirements of this function.
             let folio = unsafe { helpers::abstractions_helper_readahead_folio(control) };
             if folio.is_null() {
                 return;
             }
+            // SAFETY: The folio is locked.
+            source.arrivals.note(unsafe { Folio::borrow(folio) });
             // Where there is no memory for that, whoever wants the page reads it.
             // SAFETY: The folio's lock was given to this function, and keeps it in the page cache.
             let _ = unsafe { transfer.add_whole(folio) };
@@ -281,9 +301,10 @@ impl FileCache {
         control: *mut bindings::writeback_control,
     ) -> c_int {
         // SAFETY: By the requirements of this function.
-        let store = unsafe { Self::store_of(mapping) };
+        let source = unsafe { Self::source_of(mapping) };
+        let store = &source.store;
         let _scope = WriteBackScope::enter();
-        let mut transfer = Transfer::new(&store, Direction::Write);
+        let mut transfer = Transfer::new(store, Direction::Write);
         let mut folio = core::ptr::null_mut();
         let mut error = 0;
         loop {
@@ -293,7 +314,7 @@ impl FileCache {
                 break;
             }
             // SAFETY: The folio is locked, clean since just now, and in the address space.
-            unsafe { Self::write_folio(mapping, &store, &mut transfer, folio) };
+            unsafe { Self::write_folio(mapping, store, &mut transfer, folio) };
         }
         error
     }
@@ -363,6 +384,9 @@ impl FileCache {
                 let found = Folio::borrow(folio);
                 let is_whole = pos as u64 == found.start() && len as usize >= found.size();
                 if found.is_uptodate() || is_whole {
+                    if !found.is_uptodate() {
+                        Self::source_of(mapping).arrivals.note(found);
+                    }
                     *result = folio;
                     return 0;
                 }

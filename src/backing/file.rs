@@ -5,14 +5,16 @@
 
 use super::Backing;
 use crate::abi;
-use crate::abstractions::file_cache::{Durability, FileCache};
+use crate::abstractions::file_cache::{Arrivals, Durability, FileCache};
 use crate::abstractions::file_operations::SyncRange;
+use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
 use crate::abstractions::vm_fault::{FirstWrite, Installed};
 use crate::abstractions::work_queue::WorkQueue;
+use crate::counters::Counters;
 use crate::device::Device;
 use crate::file::OpenDevice;
 use crate::mapping::StoredMapping;
@@ -39,10 +41,11 @@ impl FileBacking {
         file_system: &'static PseudoFsType,
         store: Arc<StoredFile>,
         most: u64,
+        counters: Arc<Counters>,
     ) -> Result<Self> {
         let size = store.size().min(most);
         Ok(Self {
-            cache: FileCache::new(file_system, store, size)?,
+            cache: FileCache::new(file_system, store, counters, size)?,
             most,
         })
     }
@@ -64,6 +67,12 @@ impl FileBacking {
     /// See [`FileCache::note_change`].
     pub(crate) fn note_change(&self) {
         self.cache.note_change();
+    }
+}
+
+impl Arrivals for Counters {
+    fn note(&self, folio: &Folio) {
+        self.add_folio(folio.order(), folio.size());
     }
 }
 

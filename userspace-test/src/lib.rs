@@ -28,6 +28,7 @@
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
+//! | [`withheld`] | memory that whoever touches it waits for |
 //! | [`random`] | random numbers that are the same in every run |
 
 pub mod cgroup;
@@ -48,6 +49,7 @@ pub mod shared_lock;
 pub mod size;
 pub mod smaps;
 pub mod table;
+pub mod withheld;
 
 #[path = "../../src/abi.rs"]
 pub mod abi;

@@ -90,6 +90,9 @@ pub(crate) const TESTS: &[Test] = &[
     test("first_write_of_a_file", NONE, first_write_of_file),
     test("writing_to_a_file", NONE, writing_to_file),
     test("syncing_to_a_file", NONE, syncing_to_file),
+    test("sending_from_a_file", NONE, sending_from_file),
+    test("opening_and_mapping_of_a_file", NONE, mapping_of_file),
+    test("closing_of_a_file", NONE, closing_of_file),
     test("destroying_of_a_file", NONE, destroying_of_file),
     test("destroying_by_name", NONE, || {
         destroying(|control, _| control.destroy(NAME))
@@ -1327,6 +1330,76 @@ fn syncing_to_file() -> io::Result<()> {
         |device, _| Ok(fsync(device)?),
         |_, _, _| b"stored",
     )
+}
+
+fn sending_from_file() -> io::Result<()> {
+    let expected = stored_bytes();
+    let other_end = memfd_create("other end", MemfdFlags::CLOEXEC)?;
+    with_stored(
+        "sending from a file",
+        &Fails::Among(&[Errno::NOMEM, Errno::FAULT, Errno::IO]),
+        |_| {},
+        |device, _| {
+            seek(&other_end, SeekFrom::Start(0))?;
+            Ok(sendfile(&other_end, device, Some(&mut 0), STORED_SIZE)?)
+        },
+        |_, result, was_short| {
+            if let Ok(count) = result {
+                assert!(count == STORED_SIZE || was_short && count > 0);
+                let mut seen = vec![0; count];
+                assert_eq!(pread(&other_end, &mut seen, 0), Ok(count));
+                assert!(seen == expected[..count]);
+            }
+            &[]
+        },
+    )
+}
+
+fn mapping_of_file() -> io::Result<()> {
+    with_stored(
+        "opening and mapping of a file",
+        &Fails::With(&[Errno::NOMEM]),
+        |_| {},
+        |_, _| {
+            let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+            Mapping::shared(device, STORED_SIZE)
+        },
+        |_, result, _| {
+            if let Ok(mapping) = result {
+                assert!(mapping.read(0, STORED_SIZE) == stored_bytes());
+            }
+            &[]
+        },
+    )
+}
+
+/// The last to close it writes what is left, whatever fails.
+fn closing_of_file() -> io::Result<()> {
+    let control = Control::open()?;
+    let file = stored()?;
+    control.create(control::file(NAME, &file, 0, 0)?)?;
+    let mut value = 0;
+    each(
+        "closing of a file",
+        &Fails::Never,
+        || {
+            let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+            let mapping = Mapping::shared(&device, STORED_SIZE)?;
+            value += 1;
+            mapping.touch_write(0, STORED_SIZE, value);
+            Ok((Some((device, mapping)), value))
+        },
+        |(users, _)| {
+            *users = None;
+            Ok(())
+        },
+        |(_, value), _, _| {
+            let file = fs::read(STORED)?;
+            assert!((0..STORED_SIZE).step_by(PAGE).all(|at| file[at] == value));
+            Ok(())
+        },
+    )?;
+    control.destroy(NAME)
 }
 
 fn destroying_of_file() -> io::Result<()> {

@@ -11,13 +11,14 @@ use mmapdev_userspace::device::Device;
 use mmapdev_userspace::disk::{Disk, Traffic};
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::{memory, KIB, MIB, PAGE};
+use mmapdev_userspace::withheld::Withheld;
+use mmapdev_userspace::{memory, slowness, KIB, MIB, PAGE};
 use rustix::fs::{fdatasync, fsync, ftruncate, memfd_create, MemfdFlags, OFlags};
-use rustix::io::{pread, pwrite, Errno};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::io::{pread, preadv2, pwrite, Errno, ReadWriteFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -87,6 +88,9 @@ pub(crate) const TESTS: &[Test] = &[
                     assert_eq!(scene.on_disk(place, what.len())?, what.as_bytes(), "{what}");
                 }
             }
+            // Which the kernel has for regular files, disks and links alone.
+            let refused = device.sync_file_range(0, PAGE as u64);
+            assert_errno(refused, Errno::SPIPE, "sync_file_range");
             Ok(())
         },
     ),
@@ -117,7 +121,7 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with("destroying_loses_no_store_that_was_made", NONE, || {
-        for round in 0..20 {
+        for round in 0..5 {
             let scene = Scene::new(SIZE)?;
             let device = scene.open()?;
             let mapping = Mapping::shared(&device, SIZE)?;
@@ -623,20 +627,17 @@ pub(crate) const TESTS: &[Test] = &[
         NONE,
         || {
             let scene = Scene::new(SIZE)?;
-            // The file's own lock is held by who writes to it, and the touch that the write makes of the device needs it.
-            let child = Child::run(|| {
-                let device = scene.open().expect("the device");
-                let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
-                let file = OpenOptions::new()
-                    .write(true)
-                    .open(path(NAME))
-                    .expect("the file");
-                let _ = mapping.pwrite_to(&file, 0, MIB, MIB);
-                Vec::new()
+            let file = OpenOptions::new().write(true).open(path(NAME))?;
+            let outcome = while_locked(&file, || {
+                // A page cannot be read while the file's own lock is held.
+                Child::run(|| {
+                    let device = scene.open().expect("the device");
+                    let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
+                    vec![mapping.load(MIB)]
+                })?
+                .wait(Some(Duration::from_secs(3)))
             })?;
-            let outcome = child.wait(Some(Duration::from_secs(3)))?;
-            let ended = matches!(outcome, Outcome::TimedOut | Outcome::Returned(_));
-            assert!(ended, "{outcome:?}");
+            assert_eq!(outcome, Outcome::TimedOut, "it waits, and is killed");
             // Nothing is stuck.
             let device = scene.open()?;
             let mapping = Mapping::shared(&device, SIZE)?;
@@ -644,7 +645,132 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "who_keeps_others_from_writing_keeps_nobody_from_opening_and_listing",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let file = OpenOptions::new().write(true).open(path(NAME))?;
+            while_locked(&device, || {
+                // There is something to be followed.
+                file.set_len(MIB as u64)?;
+                let listed = Child::run(|| {
+                    let device = scene.open().expect("the device");
+                    let info = device.info().expect("what it is");
+                    let listed = scene.control.list().expect("all devices");
+                    assert_eq!(listed.len(), 1);
+                    info.device_size.to_ne_bytes().to_vec()
+                })?;
+                let size = (MIB as u64).to_ne_bytes().to_vec();
+                let outcome = listed.wait(Some(slowness() * Duration::from_secs(10)))?;
+                assert_eq!(outcome, Outcome::Returned(size));
+                Ok(())
+            })
+        },
+    ),
+    Test::with("what_may_not_wait_does_not_wait_for_a_file", NONE, || {
+        let scene = Scene::new(SIZE)?;
+        let device = scene.open()?;
+        let read = |at: usize| {
+            let mut bytes = [0; 100];
+            let mut slices = [IoSliceMut::new(&mut bytes)];
+            let got = preadv2(&device, &mut slices, at as u64, ReadWriteFlags::NOWAIT);
+            got.map(|count| bytes[..count].to_vec())
+        };
+        let file = OpenOptions::new().write(true).open(path(NAME))?;
+        let outcome = while_locked(&file, || Ok(read(MIB)))?;
+        assert_eq!(outcome, Err(Errno::AGAIN), "what is not in memory");
+        Mapping::shared(&device, SIZE)?.touch_read(MIB, PAGE);
+        assert_eq!(read(MIB), Ok(scene.bytes[MIB..MIB + 100].to_vec()));
+        let outcome = while_locked(&device, || {
+            file.set_len((MIB + 10) as u64)?;
+            Ok(read(MIB))
+        })?;
+        assert_eq!(outcome, Err(Errno::AGAIN), "what has to be followed first");
+        assert_eq!(device.size()?, MIB + 10);
+        assert_eq!(read(MIB), Ok(scene.bytes[MIB..MIB + 10].to_vec()));
+        Ok(())
+    }),
+    Test::with(
+        "folios_that_come_in_are_counted_and_large_where_one_reads_on",
+        NONE,
+        || {
+            let counted = |device: &Device| -> io::Result<abi::Counters> {
+                let counters = device.counters()?;
+                assert_eq!(counters.bytes_added, SIZE as u64);
+                let folios = counters.small_folios + counters.large_folios + counters.huge_folios;
+                assert_eq!(counters.folios_added, folios);
+                Ok(counters)
+            };
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mut bytes = vec![0; 64 * KIB];
+            for at in (0..SIZE).step_by(bytes.len()) {
+                assert_eq!(pread(&device, &mut bytes, at as u64)?, bytes.len());
+            }
+            let folios = counted(&device)?;
+            assert!(folios.large_folios > 0, "{folios:?}");
+            assert!(folios.folios_added < (SIZE / PAGE / 4) as u64, "{folios:?}");
+            scene.control.destroy(NAME)?;
+            // Where it is advised, huge.
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            mapping.advise(0, SIZE, Advice::LinuxHugepage)?;
+            mapping.touch_read(0, SIZE);
+            let folios = counted(&device)?;
+            assert_eq!(folios.huge_folios, (SIZE / (2 * MIB)) as u64, "{folios:?}");
+            Ok(())
+        },
+    ),
+    Test::with("a_file_without_direct_io_is_as_good", NONE, || {
+        // tmpfs has none of its own.
+        let name = "/tmp/mmapdev-cached";
+        let bytes = Random::new(5).bytes(MIB + 100);
+        fs::write(name, &bytes)?;
+        let file = OpenOptions::new().read(true).write(true).open(name)?;
+        let control = Control::open()?;
+        control.create(control::file(NAME, &file, 0, 0)?)?;
+        let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+        let mapping = Mapping::shared(&device, MIB + PAGE)?;
+        assert!(mapping.read(0, MIB + 100) == bytes);
+        mapping.write(MIB - 3, b"stored");
+        // Whoever is killed while it is written has it written all the same.
+        for _ in 0..20 {
+            mapping.touch_write(0, MIB - PAGE, 9);
+            let syncing = Child::run(|| {
+                fsync(&device).expect("no error");
+                Vec::new()
+            })?;
+            let _ = syncing.wait(Some(Duration::from_millis(1)))?;
+            fsync(&device)?;
+            let stored = fs::read(name)?;
+            assert!((0..MIB - PAGE).step_by(PAGE).all(|at| stored[at] == 9));
+            mapping.touch_write(0, MIB - PAGE, 1);
+            fsync(&device)?;
+        }
+        assert_eq!(fs::read(name)?[MIB - 3..MIB + 3], *b"stored");
+        fs::remove_file(name)
+    }),
 ];
+
+/// Does something while somebody else holds the lock of a file to write to it.
+fn while_locked<T>(
+    file: &(impl AsFd + Sync),
+    body: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let withheld = Withheld::new(1)?;
+    thread::scope(|scope| {
+        // What is withheld is zeros in the end; the bytes are those of the end of the first page.
+        let writing = scope.spawn(|| withheld.mapping().pwrite_to(file, 0, 0, 1));
+        withheld.wait_for_touch()?;
+        let result = body();
+        withheld.give()?;
+        writing.join().expect("no panic")?;
+        result
+    })
+}
 
 const NAME: &str = "file";
 /// Where the rig mounts its disk.
@@ -850,10 +976,14 @@ impl Drop for SwapSpace {
 }
 
 /// Has the kernel take memory back from `cgroup` until this is so.
-fn reclaim_until(cgroup: &Cgroup, is_done: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+fn reclaim_until(
+    what: &str,
+    cgroup: &Cgroup,
+    is_done: impl Fn() -> io::Result<bool>,
+) -> io::Result<()> {
     let deadline = Instant::now() + crate::slowness() * Duration::from_secs(20);
     while !is_done()? {
-        assert!(Instant::now() < deadline, "the memory stays");
+        assert!(Instant::now() < deadline, "the memory stays: {what}");
         match cgroup.reclaim(SIZE as u64) {
             // It found less than that: what is used just now gets another turn, and so does what is being written.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {}
@@ -885,7 +1015,9 @@ fn swap() -> io::Result<()> {
                 Ok(pages.iter().filter(|&&is_there| is_there).count())
             };
             // Nothing but the swap space can keep it, so that taking it away is writing it there.
-            let out = Moved::during(|| reclaim_until(&cgroup, || Ok(in_memory(&anonymous)? == 0)))?;
+            let out = Moved::during(|| {
+                reclaim_until("anonymous", &cgroup, || Ok(in_memory(&anonymous)? == 0))
+            })?;
             assert!(out.swapped_out >= PAGES, "anonymous, out: {out:?}");
             assert!(out.bytes_out >= BYTES, "anonymous, out: {out:?}");
             let back = Moved::during(|| {
@@ -911,13 +1043,13 @@ fn swap() -> io::Result<()> {
             let is_file = || pieces().all(|(page, piece)| mapping.read(page * PAGE, PAGE) == piece);
             is_read_again(&is_file, "first")?;
             // The file has what is clean, so that nothing is written.
-            let out = Moved::during(|| reclaim_until(&cgroup, gone))?;
+            let out = Moved::during(|| reclaim_until("clean", &cgroup, gone))?;
             let is_just_dropped = out.swapped_out < FEW && out.bytes_out < LITTLE;
             assert!(is_just_dropped, "clean, out: {out:?}");
             is_read_again(&is_file, "clean")?;
             // What is dirty is written first, to the file and by nobody's request.
             fill(&mapping);
-            let out = Moved::during(|| reclaim_until(&cgroup, gone))?;
+            let out = Moved::during(|| reclaim_until("dirty", &cgroup, gone))?;
             let is_to_file = out.swapped_out < FEW && out.bytes_out >= BYTES;
             assert!(is_to_file, "dirty, out: {out:?}");
             is_read_again(&|| is_filled(&mapping), "dirty")
