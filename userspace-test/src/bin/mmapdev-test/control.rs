@@ -277,6 +277,13 @@ pub(crate) const TESTS: &[Test] = &[
             ("folio 2 GiB", with(|plan| plan.largest_folio = 1 << 31)),
             ("flags", with(|plan| plan.flags = 1)),
             ("reserved", with(|plan| plan.reserved = 1)),
+            ("a file", with(|plan| plan.file = 1)),
+            ("no file", with(|plan| plan.file = -1)),
+            ("flags of a file", with(|plan| plan.file_flags = 1)),
+            (
+                "an offset in a file",
+                with(|plan| plan.file_offset = PAGE as u64),
+            ),
         ];
         for (what, plan) in bad {
             assert_errno(control.create(plan), Errno::INVAL, what);
@@ -340,6 +347,48 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(device.size()?, 3 * MIB);
         Ok(())
     }),
+    Test::with(
+        "a_devices_own_node_is_as_strict_about_structures",
+        TWO,
+        || {
+            let device = Device::open()?;
+            let page = Mapping::anonymous(PAGE)?;
+            for request in REQUESTS {
+                if [abi::IOC_CREATE, abi::IOC_NEXT].contains(&request.number) {
+                    continue;
+                }
+                let mut good = request.good("0")?;
+                let end = good.len();
+                good[end - abi::NAME_SIZE..].fill(0);
+                let first = match request.number {
+                    abi::IOC_INFO => abi::INFO_SIZE_VER0,
+                    _ => end,
+                };
+                let sizes = [
+                    (0, Errno::INVAL),
+                    (8, Errno::INVAL),
+                    (first as u32 - 1, Errno::INVAL),
+                    (PAGE as u32 + 1, Errno::TOOBIG),
+                ];
+                for (size, errno) in sizes {
+                    page.write(0, &good);
+                    page.write(0, &size.to_ne_bytes());
+                    let refused = device.raw_request(request.number, page.address(0));
+                    assert_errno(refused, errno, &format!("{} of {size}", request.name));
+                }
+                page.write(0, &good);
+                page.store(4, 1);
+                let refused = device.raw_request(request.number, page.address(0));
+                assert_errno(
+                    refused,
+                    Errno::INVAL,
+                    &format!("{} with flags", request.name),
+                );
+            }
+            assert_eq!(device.size()?, 3 * MIB, "nothing was done");
+            Ok(())
+        },
+    ),
     Test::with("structures_of_every_wrong_size_are_refused", TWO, || {
         let control = Control::open()?;
         let memory = Mapping::anonymous(2 * PAGE)?;

@@ -10,7 +10,7 @@ use mmapdev_userspace::device::Device;
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::{abi, HUGE_PAGE, KIB, MIB, PAGE};
+use mmapdev_userspace::{abi, slowness, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::MapFlags;
@@ -32,6 +32,11 @@ pub(crate) const TESTS: &[Test] = &[
         "a_structure_that_changes_meanwhile_is_what_was_checked",
         NONE,
         changing_structure,
+    ),
+    Test::with(
+        "a_structure_whose_size_changes_meanwhile_is_answered_up_to_the_size_that_was_checked",
+        HUGE,
+        changing_size,
     ),
     Test::with("an_answer_has_no_byte_of_the_kernels_stack", HUGE, || {
         let device = Device::open()?;
@@ -190,6 +195,55 @@ fn changing_structure() -> io::Result<()> {
         outcomes & 0b11,
         0b11,
         "not both made and refused: {outcomes:#b}"
+    );
+    Ok(())
+}
+
+/// Another thread changes the size field to and fro: what is answered ends where the structure that was checked did.
+fn changing_size() -> io::Result<()> {
+    const TIMES: u64 = 1000;
+    const OLD: usize = abi::INFO_SIZE_VER0;
+    let device = Device::open()?;
+    let page = Mapping::anonymous(PAGE)?;
+    // The older structure is answered. The newer one has a name, which a device's own node does not take.
+    page.write(0, &[0; OLD]);
+    page.write(OLD, &[0xAA; PAGE - OLD]);
+    let sizes = [OLD, size_of::<abi::Info>()].map(|size| size as u64);
+    let done = AtomicBool::new(false);
+    let (mut answered, mut refused) = (0, 0);
+    thread::scope(|scope| {
+        let (page, done) = (&page, &done);
+        scope.spawn(move || {
+            for size in sizes.iter().cycle() {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                page.word(0).store(*size, Ordering::Relaxed);
+            }
+        });
+        // A panic in here would wait for the thread for ever.
+        let end = Instant::now() + slowness() * Duration::from_secs(20);
+        let result = (|| {
+            while (answered < TIMES || refused < TIMES) && Instant::now() < end {
+                match device.raw_request(abi::IOC_INFO, page.address(0)) {
+                    Ok(()) => answered += 1,
+                    Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                        refused += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+                if page.read(OLD, PAGE - OLD) != [0xAA; PAGE - OLD] {
+                    return Err(io::Error::other("an answer goes beyond its structure"));
+                }
+            }
+            Ok(())
+        })();
+        done.store(true, Ordering::Relaxed);
+        result
+    })?;
+    assert!(
+        answered >= TIMES && refused >= TIMES,
+        "{answered} answered, {refused} refused"
     );
     Ok(())
 }
