@@ -25,6 +25,7 @@ const SIZE: usize = 8 * MIB;
 const HUGE: &str = "huge=1 size_mib=8";
 const SMALL: &str = "huge=0 size_mib=8";
 const NONE: &str = "devices=0";
+const LIMITED: &str = "devices=0 limit_mib=8";
 
 pub(crate) const TESTS: &[Test] = &[
     Test::with(
@@ -155,6 +156,16 @@ pub(crate) const TESTS: &[Test] = &[
         grow,
     ),
     Test::with(
+        "no_touch_brings_in_what_is_just_being_cut_off",
+        HUGE,
+        shrink_under_touches,
+    ),
+    Test::with(
+        "no_touch_brings_in_what_is_just_being_cut_off_in_small_pages",
+        SMALL,
+        shrink_under_touches,
+    ),
+    Test::with(
         "shrinking_drops_private_copies_beyond_the_end",
         HUGE,
         || {
@@ -266,6 +277,11 @@ pub(crate) const TESTS: &[Test] = &[
             destroy_under_fire,
         )
     },
+    Test::with(
+        "destroying_while_it_is_resized_gives_up_all_of_the_size",
+        LIMITED,
+        destroy_and_resize,
+    ),
     Test {
         limit: Some(Duration::from_secs(180)),
         ..Test::without_module("ten_thousand_devices_come_and_go", ten_thousand)
@@ -332,6 +348,12 @@ fn destroyed_calls() -> io::Result<()> {
         pwrite(&device, &bytes, 0).map(drop).map_err(Into::into),
         "write",
     );
+    for (what, empty) in [
+        ("read of nothing", pread(&device, &mut bytes[..0], 0)),
+        ("write of nothing", pwrite(&device, &[], 0)),
+    ] {
+        gone(empty.map(drop).map_err(Into::into), what);
+    }
     gone(device.size().map(drop), "lseek");
     gone(rustix::fs::fsync(&device).map_err(Into::into), "fsync");
     gone(mapping.sync(), "msync");
@@ -374,6 +396,55 @@ fn shrink() -> io::Result<()> {
             "write",
         );
     }
+    Ok(())
+}
+
+/// A touch that has seen the old size must not come after the new one: nobody would ever find its page.
+fn shrink_under_touches() -> io::Result<()> {
+    const ROUNDS: usize = 100;
+    let device = Device::open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    let done = AtomicBool::new(false);
+    let touches: [AtomicU64; 2] = Default::default();
+    let touch = |touches: &AtomicU64, seed| {
+        let mut random = Random::new(seed);
+        let sink =
+            rustix::fs::memfd_create("sink", rustix::fs::MemfdFlags::CLOEXEC).expect("a sink");
+        while !done.load(Ordering::SeqCst) {
+            // By the kernel's own copying, to which what is beyond the end is an error and no signal.
+            let at = HUGE_PAGE + random.below(SIZE - HUGE_PAGE);
+            let _ = mapping.pwrite_to(&sink, 0, at, 1);
+            touches.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    // Until each touch that is being made is over.
+    let settle = || {
+        for touches in &touches {
+            let end = touches.load(Ordering::SeqCst) + 2;
+            while touches.load(Ordering::SeqCst) < end {
+                thread::yield_now();
+            }
+        }
+    };
+    let held = thread::scope(|scope| {
+        scope.spawn(|| touch(&touches[0], 1));
+        scope.spawn(|| touch(&touches[1], 2));
+        let cut = || -> io::Result<u64> {
+            settle();
+            // No huge page is divided by this, so that nothing has to stay.
+            device.resize(HUGE_PAGE as u64)?;
+            settle();
+            let held = device.info()?.resident_bytes;
+            device.resize(SIZE as u64)?;
+            Ok(held)
+        };
+        let held = (0..ROUNDS).map(|_| cut()).collect::<io::Result<Vec<_>>>();
+        done.store(true, Ordering::SeqCst);
+        held
+    })?;
+    assert!(held.iter().all(|&bytes| bytes == 0), "{held:?}");
+    let removed = device.counters()?.bytes_removed;
+    assert!(removed > 0, "nothing was touched");
     Ok(())
 }
 
@@ -608,6 +679,36 @@ fn destroy_under_fire() -> io::Result<()> {
         child.join();
     }
     assert!(control.list()?.is_empty());
+    Ok(())
+}
+
+/// A device that is gone gets no size again, which would be taken from what all devices may have.
+fn destroy_and_resize() -> io::Result<()> {
+    const ROUNDS: u64 = 200;
+    let control = Control::open()?;
+    for _ in 0..ROUNDS {
+        let device = control.create_and_open("a", MIB as u64)?;
+        let resizes = AtomicU64::new(0);
+        thread::scope(|scope| -> io::Result<()> {
+            scope.spawn(|| {
+                for size in (1..=4).cycle() {
+                    let resized = device.resize(size * MIB as u64);
+                    if resized.is_err() {
+                        return assert_errno(resized, Errno::NODEV, "resize");
+                    }
+                    resizes.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            while resizes.load(Ordering::SeqCst) == 0 {
+                std::hint::spin_loop();
+            }
+            control.destroy("a")
+        })?;
+        // It is still open.
+        assert_errno(device.info(), Errno::NODEV, "info");
+        control.create(control::memory("all", SIZE as u64)?)?;
+        control.destroy("all")?;
+    }
     Ok(())
 }
 
