@@ -6,12 +6,13 @@ use rustix::event::{poll, PollFd, PollFlags};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use rustix::time::Timespec;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Where this process, if it is a child, reports to: a signal handler has no other way to know.
@@ -148,6 +149,22 @@ impl Child {
                 String::from_utf8_lossy(text).into_owned(),
             )),
             None => Ok(Outcome::Panicked("the child ended without a word".into())),
+        }
+    }
+
+    /// Waits until the child sleeps, which it does in the call that it is about to make, or has ended.
+    pub fn wait_until_asleep(&self) -> io::Result<()> {
+        let path = format!("/proc/{}/stat", self.pid.as_raw_nonzero());
+        loop {
+            let text = fs::read_to_string(&path)?;
+            // Behind the program's name, which may have anything in it.
+            let state = text
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next());
+            if let Some('S' | 'Z') = state {
+                return Ok(());
+            }
+            thread::yield_now();
         }
     }
 

@@ -152,6 +152,13 @@ pub(crate) fn empty_info() -> abi::Info {
     }
 }
 
+impl From<OwnedFd> for Device {
+    /// Takes over a descriptor of an open device.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

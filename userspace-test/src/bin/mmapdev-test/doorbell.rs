@@ -7,12 +7,14 @@ use mmapdev_userspace::child::Child;
 use mmapdev_userspace::control::Control;
 use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
-use mmapdev_userspace::MIB;
+use mmapdev_userspace::{abi, MIB, PAGE};
 use rustix::event::{epoll, poll, PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::mm::MprotectFlags;
 use rustix::time::Timespec;
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 
 const SMALL: &str = "huge=0 size_mib=1";
@@ -77,7 +79,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     Test::with("ringing_takes_no_argument", SMALL, || {
         let device = Device::open()?;
-        let refused = device.raw_request(mmapdev_userspace::abi::IOC_NOTIFY, 1);
+        let refused = device.raw_request(abi::IOC_NOTIFY, 1);
         assert_errno(refused, Errno::INVAL, "an argument");
         assert_eq!(device.take_events()?, 0);
         Ok(())
@@ -128,46 +130,97 @@ pub(crate) const TESTS: &[Test] = &[
         "threads_that_share_a_file_take_each_event_once",
         SMALL,
         || {
-            const EVENTS: u64 = 3000;
+            const EVENTS: u64 = 1000;
             let (shared, ringer) = (Device::open()?, Device::open()?);
-            let done = std::sync::atomic::AtomicBool::new(false);
-            let taken: u64 = thread::scope(|scope| {
-                let takers: Vec<_> = (0..2)
-                    .map(|_| {
-                        scope.spawn(|| {
-                            let mut sum = 0;
-                            while !done.load(SEQ) {
-                                sum += shared.take_events().expect("events");
-                            }
-                            sum
-                        })
-                    })
-                    .collect();
-                for _ in 0..EVENTS {
+            let taken = AtomicU64::new(0);
+            let done = AtomicBool::new(false);
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        while !done.load(SEQ) {
+                            taken.fetch_add(shared.take_events().expect("events"), SEQ);
+                        }
+                    });
+                }
+                for event in 0..EVENTS {
                     ringer.notify().expect("ring");
+                    // Both are after each.
+                    while taken.load(SEQ) <= event {
+                        thread::yield_now();
+                    }
                 }
                 done.store(true, SEQ);
-                takers
-                    .into_iter()
-                    .map(|taker| taker.join().expect("a taker"))
-                    .sum()
             });
-            assert_eq!(taken + shared.take_events()?, EVENTS);
+            assert_eq!(taken.into_inner(), EVENTS);
+            assert_eq!(shared.take_events()?, 0);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "an_event_that_could_not_be_told_wakes_who_waits",
+        SMALL,
+        || {
+            const TIMES: u64 = 1000;
+            let device = Device::open()?;
+            // What can be read and not written to: each time the event is taken and given back.
+            let page = Mapping::anonymous(PAGE)?;
+            page.word(0).store(size_of::<abi::Events>() as u64, SEQ);
+            page.protect(0, PAGE, MprotectFlags::READ)?;
+            device.notify()?;
+            let times = AtomicU64::new(0);
+            let done = AtomicBool::new(false);
+            let seen = thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(SEQ) {
+                        let told = device.raw_request(abi::IOC_EVENTS, page.address(0));
+                        assert_errno(told, Errno::FAULT, "to read-only memory");
+                        times.fetch_add(1, SEQ);
+                    }
+                });
+                // It has to be seen at once, or to wake whoever looked while it was taken.
+                let mut seen = PollFlags::PRI;
+                while seen == PollFlags::PRI && times.load(SEQ) < TIMES {
+                    seen = wait_for_any(&device).expect("poll");
+                }
+                done.store(true, SEQ);
+                seen
+            });
+            assert_eq!(seen, PollFlags::PRI);
+            assert_eq!(device.take_events()?, 1);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "descriptors_that_are_copied_and_inherited_take_each_event_once",
+        SMALL,
+        || {
+            let (device, ringer) = (Device::open()?, Device::open()?);
+            let copy = Device::from(rustix::io::dup(&device)?);
+            ringer.notify()?;
+            assert_eq!(look(&copy)?, READY | PollFlags::PRI);
+            assert_eq!(copy.take_events()?, 1);
+            assert_eq!(look(&device)?, READY, "taken by its copy");
+            let take = || Child::run(|| vec![device.take_events().expect("events") as u8]);
+            ringer.notify()?;
+            ringer.notify()?;
+            assert_eq!(take()?.join(), [2]);
+            assert_eq!(device.take_events()?, 0, "taken by the child");
+            assert_eq!(ringer.take_events()?, 3, "another file has its own");
             Ok(())
         },
     ),
     Test::with("destroying_wakes_who_waits", SMALL, || {
         let device = Device::open()?;
+        let gone = PollFlags::HUP | PollFlags::ERR;
         let child = Child::run(|| {
-            let seen = wait_for_any(&device, &LONG).expect("poll");
-            vec![u8::from(
-                seen == PollFlags::PRI || seen.contains(PollFlags::HUP | PollFlags::ERR),
-            )]
+            let seen = wait_for_any(&device).expect("poll");
+            vec![u8::from(seen.contains(gone))]
         })?;
+        child.wait_until_asleep()?;
         Control::open()?.destroy("0")?;
         assert_eq!(child.join(), [1]);
         let seen = look(&device)?;
-        assert!(seen.contains(PollFlags::HUP | PollFlags::ERR), "{seen:?}");
+        assert!(seen.contains(gone), "{seen:?}");
         Ok(())
     }),
 ];
@@ -181,17 +234,18 @@ fn look(device: &Device) -> io::Result<PollFlags> {
     Ok(fds[0].revents())
 }
 
-/// Waits for an event, or for the end of the device.
-fn wait_for_any(device: &Device, timeout: &Timespec) -> io::Result<PollFlags> {
+/// Waits for an event, or for the end of the device; for ever, as a `poll()` whose time is over looks once more, and
+/// so finds what nobody has woken it for.
+fn wait_for_any(device: &Device) -> io::Result<PollFlags> {
     let mut fds = [PollFd::new(device, PollFlags::PRI)];
-    poll(&mut fds, Some(timeout))?;
+    poll(&mut fds, None)?;
     Ok(fds[0].revents())
 }
 
 /// Sleeps from event to event until something is so.
 fn sleep_until(device: &Device, is_so: impl Fn() -> bool) {
     while !is_so() {
-        let seen = wait_for_any(device, &LONG).expect("poll");
+        let seen = wait_for_any(device).expect("poll");
         assert!(seen.contains(PollFlags::PRI), "woken by {seen:?}");
         device.take_events().expect("events");
     }
