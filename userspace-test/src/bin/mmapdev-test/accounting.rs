@@ -64,11 +64,15 @@ pub(crate) const TESTS: &[Test] = &[
         }
         Ok(())
     }),
-    Test::with("a_touch_over_the_limit_is_killed", HUGE, || limited(touch)),
+    Test::with(
+        "a_touch_over_the_limit_is_killed",
+        HUGE,
+        touches_over_the_limit,
+    ),
     Test::with(
         "a_touch_over_the_limit_is_killed_in_small_pages",
         SMALL,
-        || limited(touch),
+        touches_over_the_limit,
     ),
     Test::with("a_write_over_the_limit_is_killed", HUGE, || limited(write)),
     Test::with(
@@ -344,6 +348,15 @@ fn limited(bring_in: BringIn) -> io::Result<()> {
         assert_eq!(mapping.load(at), 7, "{at:#x}");
     }
     assert_eq!(device.info()?.resident_bytes, SIZE as u64);
+    Ok(())
+}
+
+/// Each touch that was killed is counted as one that memory was too short for.
+fn touches_over_the_limit() -> io::Result<()> {
+    limited(touch)?;
+    let counters = Device::open()?.counters()?;
+    assert!(counters.out_of_memory >= 2, "{counters:?}");
+    assert_eq!(counters.failed_faults, counters.out_of_memory);
     Ok(())
 }
 

@@ -34,6 +34,8 @@ const HUGE: &str = "huge=1 size_mib=8";
 const MIDDLE: &str = "huge=1 size_mib=8 folio_kib=64";
 const SMALL: &str = "huge=0 size_mib=8";
 const NONE: &str = "devices=0";
+/// As large as one device of [`SIZE`]: what fails to be made leaves all of it to the next.
+const LIMITED: &str = "devices=0 limit_mib=8";
 
 const fn test(name: &'static str, parameters: &'static str, body: fn() -> io::Result<()>) -> Test {
     Test {
@@ -83,7 +85,7 @@ pub(crate) const TESTS: &[Test] = &[
     test("shrinking_in_small_pages", SMALL, shrinking),
     test("punching_within_a_huge_page", HUGE, punching),
     test("punching_in_small_pages", SMALL, punching),
-    test("creating", NONE, creating),
+    test("creating", LIMITED, creating),
     test("creating_of_a_file", NONE, creating_of_file),
     test("first_read_of_a_file", NONE, first_read_of_file),
     test("reading_a_file", NONE, reading_stored),

@@ -537,7 +537,7 @@ fn huge_fault_beside_a_page_table() -> io::Result<()> {
     Ok(())
 }
 
-/// One page goes bad: touching it is SIGBUS and reading it EIO, and all the others have what they had.
+/// One page goes bad: touching it is SIGBUS, reading or splicing it EIO, and all the others have what they had.
 fn bad_memory() -> io::Result<()> {
     const BAD: usize = 37 * PAGE;
     let device = Device::open()?;
@@ -580,5 +580,17 @@ fn bad_memory() -> io::Result<()> {
     // Nor does a read of everything give anything in its place.
     let mut all = vec![0; SIZE];
     assert_eq!(rustix::io::pread(&device, &mut all, 0), Ok(BAD));
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let lend = |at: usize, len| {
+        let none = rustix::pipe::SpliceFlags::empty();
+        rustix::pipe::splice(&device, Some(&mut (at as u64)), &writer, None, len, none)
+    };
+    assert_eq!(lend(BAD, PAGE), Err(Errno::IO));
+    for at in [BAD - PAGE, BAD + PAGE] {
+        assert_eq!(lend(at, BAD + 2 * PAGE - at), Ok(PAGE), "{at:#x}");
+        let mut page = [0; PAGE];
+        assert_eq!(rustix::io::read(&reader, &mut page), Ok(PAGE));
+        assert_eq!(page[0], 7, "{at:#x}");
+    }
     Ok(())
 }

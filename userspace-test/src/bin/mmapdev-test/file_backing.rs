@@ -2,6 +2,7 @@
 
 //! Devices that are stored in a file: pages come from the disk when they are touched, and go back.
 
+use crate::tracing::traced;
 use crate::{assert_errno, Test};
 use mmapdev_userspace::abi;
 use mmapdev_userspace::cgroup::Cgroup;
@@ -283,11 +284,16 @@ pub(crate) const TESTS: &[Test] = &[
         let mapping = Mapping::shared(&device, SIZE)?;
         mapping.touch_read(0, SIZE);
         let before = device.counters()?.page_mkwrites;
-        mapping.store(0, 1);
+        let lines = traced(|| {
+            mapping.store(0, 1);
+            mapping.store(1, 1);
+            Ok(())
+        })?;
+        let id = device.info()?.id;
+        let expected = format!("mmapdev_page_mkwrite: device={id} page=0 order=0 result=0");
+        assert_eq!(lines, [expected]);
         let once = device.counters()?.page_mkwrites;
-        mapping.store(1, 1);
         assert_eq!(once, before + 1);
-        assert_eq!(device.counters()?.page_mkwrites, once);
         // Written back it is clean again, and the next write is noted.
         fsync(&device)?;
         mapping.store(2, 1);
@@ -1111,7 +1117,7 @@ fn refused() -> io::Result<()> {
     let own = control.create_and_open("own", PAGE as u64)?;
     let empty = File::create_new(path("empty")).and_then(|_| File::open(path("empty")))?;
     fs::remove_file(path("empty"))?;
-    let bad: [(&str, &dyn AsFd, u64, u64, Errno); 16] = [
+    let bad: [(&str, &dyn AsFd, u64, u64, Errno); 17] = [
         ("a directory", &open("/")?, 0, 0, Errno::ISDIR),
         ("a pipe", &writer, 0, 0, Errno::INVAL),
         ("a socket", &socket, 0, 0, Errno::INVAL),
@@ -1140,6 +1146,7 @@ fn refused() -> io::Result<()> {
             Errno::INVAL,
         ),
         ("an offset that no file has", &file, 1 << 63, 0, Errno::FBIG),
+        ("a size that no file has", &file, 0, 1 << 63, Errno::FBIG),
     ];
     for (what, file, offset, size, errno) in bad {
         let error = try_it(file, offset, size)?;

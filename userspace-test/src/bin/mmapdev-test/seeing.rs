@@ -5,9 +5,11 @@
 use crate::{assert_errno, Test};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::{HUGE_PAGE, KIB, PAGE};
+use mmapdev_userspace::{abi, HUGE_PAGE, KIB, PAGE};
 use rustix::io::{pwrite, Errno};
+use rustix::mm::Advice;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -38,6 +40,25 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(counters.folios_added, 3);
         Ok(())
     }),
+    Test::with(
+        "faults_under_the_lock_of_the_address_space_are_counted",
+        HUGE,
+        || {
+            let device = Device::open()?;
+            let mapping = Mapping::shared(&device, 2 * HUGE_PAGE)?;
+            let all = |counters: &abi::Counters| {
+                counters.faults + counters.huge_faults + counters.map_pages
+            };
+            mapping.store(0, 1);
+            let touched = device.counters()?;
+            assert_eq!((all(&touched), touched.mmap_lock_faults), (1, 0));
+            // A touch that the kernel makes in a program's stead.
+            mapping.advise(HUGE_PAGE, HUGE_PAGE, Advice::LinuxPopulateRead)?;
+            let populated = device.counters()?;
+            assert_eq!((all(&populated), populated.mmap_lock_faults), (2, 1));
+            Ok(())
+        },
+    ),
     Test::with("debugfs_shows_the_counters_of_each_device", TWO, || {
         let device = Device::open()?;
         pwrite(&device, &[1; 7], 3)?;
@@ -104,6 +125,7 @@ pub(crate) const TESTS: &[Test] = &[
         device.destroy()?;
         let seen = fdinfo(&device)?;
         assert_eq!(seen["mmapdev-events"], "0");
+        assert_eq!(seen["mmapdev-size"], "0");
         assert_eq!(seen["mmapdev-resident"], "0");
         assert_eq!(seen["mmapdev-state"], "destroyed");
         Ok(())

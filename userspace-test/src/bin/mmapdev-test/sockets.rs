@@ -6,7 +6,7 @@ use crate::Test;
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
-use rustix::io::pread;
+use rustix::io::{pread, pwrite};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -111,7 +111,12 @@ const LEN: usize = 2 * HUGE_PAGE + 5 * PAGE + 11;
 fn send((sender, mut receiver): Pair, flags: SendFlags) -> io::Result<()> {
     let device = Device::open()?;
     let mapping = Mapping::shared(&device, SIZE)?;
-    mapping.write(PLACE, &pattern(LEN));
+    // The second half is not mapped yet when it is sent.
+    let bytes = pattern(LEN);
+    let (first, second) = bytes.split_at(HUGE_PAGE);
+    mapping.write(PLACE, first);
+    let place = (PLACE + HUGE_PAGE) as u64;
+    assert_eq!(pwrite(&device, second, place), Ok(second.len()));
     let seen = thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let mut bytes = vec![0; LEN];
@@ -123,7 +128,7 @@ fn send((sender, mut receiver): Pair, flags: SendFlags) -> io::Result<()> {
         }
         reader.join().expect("the reader")
     })?;
-    assert!(seen == pattern(LEN));
+    assert!(seen == bytes);
     Ok(())
 }
 

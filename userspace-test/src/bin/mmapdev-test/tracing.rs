@@ -9,7 +9,7 @@ use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite, Errno};
-use rustix::mm::MapFlags;
+use rustix::mm::{MapFlags, MprotectFlags};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -163,17 +163,43 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "a_huge_offer_of_small_pages_is_traced_and_counted",
+        HUGE,
+        || {
+            let device = Device::open()?;
+            // The rest of a huge page is no huge page any more.
+            pwrite(&device, &[1], 0)?;
+            device.punch(PAGE as u64, PAGE as u64)?;
+            let mapping = Mapping::shared(&device, 8 * MIB)?;
+            let lines = traced(|| {
+                mapping.store(5 * PAGE, 1);
+                Ok(())
+            })?;
+            let expected = [
+                "mmapdev_huge_fault: device=1 page=5 order=9 result=-11",
+                "mmapdev_map_pages: device=1 page=5 order=6 result=0",
+            ];
+            assert_eq!(lines, expected);
+            assert_eq!(device.counters()?.huge_fallbacks, 1);
+            Ok(())
+        },
+    ),
     Test::with("what_fails_is_traced_with_its_error", HUGE, || {
         let device = Device::open()?;
         let control = Control::open()?;
         let end = 8 * MIB as u64;
+        let nowhere = Mapping::anonymous(PAGE)?;
+        nowhere.protect(0, PAGE, MprotectFlags::empty())?;
         let lines = traced(|| {
             assert_eq!(pwrite(&device, &[1; 3], end), Err(Errno::NOSPC));
+            assert!(nowhere.pread_from(&device, 3, 0, 5).is_err());
             assert!(control.create(control::memory("0", end)?).is_err());
             Ok(())
         })?;
         let expected = [
             "mmapdev_write: device=1 offset=8388608 length=3 result=-28",
+            "mmapdev_read: device=1 offset=3 length=5 result=-14",
             "mmapdev_create: device=0 size=8388608 folio=0 result=-17",
         ];
         assert_eq!(lines, expected);
@@ -242,7 +268,7 @@ fn lines() -> io::Result<Vec<String>> {
 }
 
 /// Traces all while `body` runs.
-fn traced(body: impl FnOnce() -> io::Result<()>) -> io::Result<Vec<String>> {
+pub(crate) fn traced(body: impl FnOnce() -> io::Result<()>) -> io::Result<Vec<String>> {
     let switch = format!("{FOLDER}/events/mmapdev/enable");
     fs::write(format!("{FOLDER}/trace"), "")?;
     fs::write(&switch, "1")?;
