@@ -155,16 +155,22 @@ pub(crate) const TESTS: &[Test] = &[
         SMALL,
         grow,
     ),
-    Test::with(
-        "no_touch_brings_in_what_is_just_being_cut_off",
-        HUGE,
-        shrink_under_touches,
-    ),
-    Test::with(
-        "no_touch_brings_in_what_is_just_being_cut_off_in_small_pages",
-        SMALL,
-        shrink_under_touches,
-    ),
+    Test {
+        limit: LONG,
+        ..Test::with(
+            "no_touch_brings_in_what_is_just_being_cut_off",
+            HUGE,
+            shrink_under_touches,
+        )
+    },
+    Test {
+        limit: LONG,
+        ..Test::with(
+            "no_touch_brings_in_what_is_just_being_cut_off_in_small_pages",
+            SMALL,
+            shrink_under_touches,
+        )
+    },
     Test::with(
         "shrinking_drops_private_copies_beyond_the_end",
         HUGE,
