@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs the tests on the sanitizer kernel: debug.sh [NAME]. What it is built with needs memory and makes all slower,
+# Runs the tests on the sanitizer kernel: debug.sh [NAME]; without one in two guests, one of them for allocations that
+# fail. What it is built with needs memory and makes all slower,
 # so the guest has more of the one, and the tests have more time. Two tools have no place to stand on there: they
 # need parts of a kernel that would take its build beyond what it may take. Pages are overwritten when they are freed,
 # for which test.sh has the reason, and needs a second guest.
@@ -8,5 +9,27 @@ set -euo pipefail
 export TREE=sanitizer
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-"$QEMU_DIR/boot.sh" --name test-debug --limit 3000 --memory 2G --debian --append "init_on_alloc=0 page_poison=1 kunit.filter_glob=none" \
-    env SANITIZER=1 SLOWNESS=8 mmapdev-test --skip tracing::perf --skip tracing::bpftrace "$@"
+# tests NAME COMMAND...: in a guest of that name.
+tests() {
+    local name=$1
+    shift
+    "$QEMU_DIR/boot.sh" --name "$name" --limit 3000 --memory 2G --debian \
+        --append "init_on_alloc=0 page_poison=1 kunit.filter_glob=none" \
+        env SANITIZER=1 SLOWNESS=8 "$@" --skip tracing::perf --skip tracing::bpftrace
+}
+
+if (($#)); then
+    tests test-debug mmapdev-test "$@"
+    exit
+fi
+# A test has one CPU busy: two guests take half the time.
+mkdir -p "$BUILD/log"
+other=$BUILD/log/test-debug-allocations.txt
+tests test-debug-allocations ALLOCATIONS=only mmapdev-test >"$other" 2>&1 &
+trap 'kill $! 2>/dev/null || true' EXIT
+status=0
+tests test-debug ALLOCATIONS=none mmapdev-test || status=$?
+wait $! || status=$?
+trap - EXIT
+cat "$other"
+exit $status

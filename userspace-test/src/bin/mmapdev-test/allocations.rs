@@ -1360,7 +1360,7 @@ fn sending_from_file() -> io::Result<()> {
 fn mapping_of_file() -> io::Result<()> {
     with_stored(
         "opening and mapping of a file",
-        &Fails::With(&[Errno::NOMEM]),
+        &Fails::Among(&[Errno::NOMEM, Errno::FAULT]),
         |_| {},
         |_, _| {
             let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
@@ -1383,7 +1383,7 @@ fn closing_of_file() -> io::Result<()> {
     let mut value = 0;
     each(
         "closing of a file",
-        &Fails::Never,
+        &Fails::Among(&[]),
         || {
             let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
             let mapping = Mapping::shared(&device, STORED_SIZE)?;

@@ -224,8 +224,10 @@ fn main() {
     } else {
         &[]
     };
-    // The rig runs those that need it in a guest of their own.
+    // The rig runs those that need it in a guest of their own, and allocations that fail, which take as long as all
+    // others, at the same time in another.
     let debian = std::env::var("DEBIAN");
+    let allocations = std::env::var("ALLOCATIONS");
     let trials = areas
         .iter()
         .copied()
@@ -235,6 +237,11 @@ fn main() {
         .filter(|(_, test)| match debian.as_deref() {
             Ok("only") => test.needs_debian,
             Ok("none") => !test.needs_debian,
+            _ => true,
+        })
+        .filter(|(area, _)| match allocations.as_deref() {
+            Ok("only") => ["allocations", "leaks"].contains(area),
+            Ok("none") => *area != "allocations",
             _ => true,
         })
         .map(|(area, test)| Trial::test(format!("{area}::{}", test.name), move || test.run()))
