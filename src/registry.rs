@@ -11,11 +11,13 @@
 
 use crate::abi;
 use crate::abstractions::debugfs::{DebugFile, DebugFolder};
+use crate::abstractions::device_memory::{CacheMode, DeviceMemory};
 use crate::abstractions::file_watch::FileWatch;
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::work_queue::WorkQueue;
+use crate::backing::bar::BarBacking;
 use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
@@ -55,6 +57,11 @@ pub(crate) enum Source {
         /// Bytes that the device has at most; fewer where the file has fewer.
         most: u64,
     },
+    Bar {
+        memory: Arc<DeviceMemory>,
+        /// How it is cached where nobody asks for it to be uncached.
+        mode: CacheMode,
+    },
 }
 
 impl Source {
@@ -63,6 +70,7 @@ impl Source {
         match self {
             Self::Memory { size, .. } => *size,
             Self::File { file, most } => file.size().min(*most),
+            Self::Bar { memory, .. } => memory.len(),
         }
     }
 }
@@ -90,13 +98,14 @@ struct Entry {
     // Where the kernel has no way to, the size is looked at with each call only.
     _watch: Option<FileWatch<Device<FileBacking>>>,
     _debug_file: DebugFile<Counters>,
-    _node: Node,
+    node: Node,
 }
 
 /// The node of a device, which is there until this is dropped.
 enum Node {
     Memory(#[expect(dead_code)] Registered<Memory>),
     File(#[expect(dead_code)] Registered<FileBacking>),
+    Bar(#[expect(dead_code)] Registered<BarBacking>),
 }
 
 type Registered<B> = Pin<KBox<Registration<OpenDevice<B>>>>;
@@ -122,6 +131,11 @@ impl Registry {
                 by_id: RBTree::new(),
             }),
         })
+    }
+
+    /// Returns where the inodes of devices live.
+    pub(crate) fn mount(&self) -> &Arc<PseudoMount> {
+        &self.mount
     }
 
     /// Returns the queue for work of the devices that has to wait.
@@ -183,6 +197,11 @@ impl Registry {
                 let watch = FileWatch::new(file, device.clone()).ok();
                 self.publish(device, counters, watch, Node::File)?
             }
+            Source::Bar { memory, mode } => {
+                let backing = BarBacking::new(memory.clone(), *mode);
+                let device = Device::new(id, plan.name, size, Ok(backing), counters.clone())?;
+                self.publish(device, counters, None, Node::Bar)?
+            }
         };
         let largest_folio = entry.device.info().largest_folio;
         devices.by_id.insert(place.into_node(id, entry));
@@ -211,20 +230,38 @@ impl Registry {
             device,
             _watch: watch,
             _debug_file: debug_file,
-            _node: to_node(node),
+            node: to_node(node),
         })
     }
 
-    /// Ends a device, used or not. May sleep.
+    /// Ends a device, used or not, as somebody asks for. May sleep.
     ///
-    /// Fails with `ENOENT` where there is none of that name.
+    /// Fails with `ENOENT` where there is none of that name, and with `EOPNOTSUPP` where it is a BAR: that ends when its
+    /// driver is unbound.
     pub(crate) fn destroy(&self, name: &Name) -> Result {
         let id = self.devices.lock().find(name).ok_or(ENOENT)?;
-        self.destroy_id(id).map_err(|_| ENOENT)
+        self.destroy_id(id).map_err(|error| match error {
+            error if error == ENODEV => ENOENT,
+            error => error,
+        })
     }
 
-    /// Ends the device of an id. May sleep. Fails with `ENODEV` where that has happened.
+    /// Ends the device of an id, as [`Self::destroy`] does. Fails with `ENODEV` where that has happened.
     pub(crate) fn destroy_id(&self, id: u64) -> Result {
+        if self.is_bar(id) {
+            return Err(EOPNOTSUPP);
+        }
+        self.remove(id)
+    }
+
+    fn is_bar(&self, id: u64) -> bool {
+        let devices = self.devices.lock();
+        let entry = devices.by_id.get(&id);
+        entry.is_some_and(|entry| matches!(entry.node, Node::Bar(_)))
+    }
+
+    /// Ends the device of an id, whatever it is. May sleep. Fails with `ENODEV` where that has happened.
+    pub(crate) fn remove(&self, id: u64) -> Result {
         let mut devices = self.devices.lock();
         let entry = devices.by_id.remove(&id).ok_or(ENODEV)?;
         devices.count -= 1;

@@ -5,9 +5,9 @@
 
 use super::Backing;
 use crate::abi;
-use crate::abstractions::file_cache::{Durability, FileCache};
-use crate::abstractions::file_operations::SyncRange;
-use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
+use crate::abstractions::file_cache::{self, Durability, FileCache};
+use crate::abstractions::file_operations::{is_open_for_writing, SyncRange};
+use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -17,8 +17,8 @@ use crate::extent;
 use crate::file::OpenDevice;
 use crate::mapping::StoredMapping;
 use crate::parameters::Huge;
-use kernel::fs::Kiocb;
-use kernel::iov::IovIterDest;
+use kernel::fs::{File, Kiocb};
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::seq_file::{seq_print, SeqFile};
@@ -47,6 +47,11 @@ impl FileBacking {
         })
     }
 
+    /// Returns whether anybody may write to it.
+    fn is_writable(&self) -> bool {
+        self.cache.store().is_writable()
+    }
+
     /// Returns the queue for what has to wait.
     pub(crate) fn queue(&self) -> &WorkQueue {
         self.cache.store().queue()
@@ -61,13 +66,17 @@ impl FileBacking {
 impl Backing for FileBacking {
     const KIND: u32 = abi::BACKING_FILE;
     const IS_STORED: bool = true;
+    type Usage = ();
+
+    fn open(&self, file: &File) -> Result {
+        if is_open_for_writing(file) && !self.is_writable() {
+            return Err(EROFS);
+        }
+        Ok(())
+    }
 
     fn address_space(&self) -> &AddressSpace {
         &self.cache
-    }
-
-    fn is_writable(&self) -> bool {
-        self.cache.store().is_writable()
     }
 
     fn overlaps(&self, file: &StoredFile, most: u64) -> bool {
@@ -78,8 +87,9 @@ impl Backing for FileBacking {
             && other < start.saturating_add(self.most)
     }
 
-    fn set_operations(&self, desc: &VmAreaDesc<OpenDevice<Self>>) {
+    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
         desc.set_operations::<StoredMapping>();
+        Ok(())
     }
 
     fn read(
@@ -88,6 +98,22 @@ impl Backing for FileBacking {
         iov: &mut IovIterDest<'_>,
     ) -> Result<usize> {
         device.backing().cache.read(kiocb, iov, device.size())
+    }
+
+    fn write(
+        device: &Device<Self>,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        iov: &mut IovIterSource<'_>,
+    ) -> Result<usize> {
+        if may_wait(kiocb) == Wait::Forbidden {
+            // It may have to be read before, or wait until there are fewer dirty pages.
+            return Err(EAGAIN);
+        }
+        device.copy_in(kiocb, iov, Wait::Allowed)
+    }
+
+    fn finish_write(kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>, written: usize) -> Result<usize> {
+        file_cache::sync_written(kiocb, written)
     }
 
     fn sync(&self, range: SyncRange) {
