@@ -28,6 +28,7 @@ mod load;
 mod map;
 mod open;
 mod other_process;
+mod pci;
 mod pressure;
 mod read_write;
 mod remap;
@@ -213,6 +214,12 @@ fn main() {
     } else {
         &[]
     };
+    // On a machine with PCI devices, which the module makes devices of when it is loaded.
+    let pci: &[Test] = if std::env::var_os("PCI").is_some() {
+        pci::TESTS
+    } else {
+        &[]
+    };
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
         leaks::begin().expect("a kernel with kmemleak");
@@ -229,7 +236,7 @@ fn main() {
     let trials = areas
         .iter()
         .copied()
-        .chain([("rig", rig), ("pressure", pressure)])
+        .chain([("rig", rig), ("pressure", pressure), ("pci", pci)])
         .chain(sanitizer.iter().copied())
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
         .filter(|(_, test)| match debian.as_deref() {
