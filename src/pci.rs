@@ -11,7 +11,7 @@
 
 use crate::abi;
 use crate::abstractions::device_memory::{CacheMode, DeviceMemory};
-use crate::abstractions::pci_device::{ClaimedBar, Enabled, MemoryBar, BARS};
+use crate::abstractions::pci_device::{Bar, ClaimedBar, Enabled, MemoryBar, BARS};
 use crate::abstractions::published::Published;
 use crate::name::Name;
 use crate::registry::{Plan, Registry, Source};
@@ -69,10 +69,7 @@ impl Binding {
     fn new(device: &pci::Device<Core<'_>>) -> Result<Self> {
         let registry = REGISTRY.get().ok_or(ENODEV)?;
         let enabled = Enabled::new(device).inspect_err(|error| {
-            dev_err!(
-                device,
-                "cannot be enabled, as by a BAR without an address: {error:?}\n"
-            );
+            dev_err!(device, "cannot be enabled: {error:?}\n");
         })?;
         // All claims come before the first node: what was opened cannot be taken back unseen.
         let memories = claim_all(device, &registry)?;
@@ -144,13 +141,22 @@ impl Drop for Binding {
 
 /// Claims all BARs of a device that are memory.
 ///
-/// Fails with `ENODEV` where there is none, with `EBUSY` where another driver has one, and with `ENOMEM`.
+/// Fails with `ENODEV` where there is none, with `EINVAL` where one has no address, with `EBUSY` where another driver has one,
+/// and with `ENOMEM`.
 fn claim_all(
     device: &pci::Device<Bound>,
     registry: &Registry,
 ) -> Result<KVec<(MemoryBar, Arc<DeviceMemory>)>> {
     let mut memories = KVec::new();
-    for bar in (0..BARS).filter_map(|index| MemoryBar::of(device, index)) {
+    for index in 0..BARS {
+        let bar = match Bar::of(device, index)? {
+            Bar::Memory(bar) => bar,
+            Bar::None | Bar::Ports => continue,
+            Bar::Unassigned => {
+                dev_err!(device, "BAR {index} has no address\n");
+                return Err(EINVAL);
+            }
+        };
         let claim = ClaimedBar::new(device, bar, c"mmapdev").inspect_err(|_| {
             dev_err!(device, "BAR {} is another driver's\n", bar.index());
         })?;

@@ -259,17 +259,16 @@ impl DeviceMemory {
     fn close(&self) {
         let guard = self.cache.lock_for_writing_always();
         let lock = guard.lock_against_faults();
-        let mut unused = None;
         // SAFETY: The lock is held exclusively.
         if let State::Present { users, window, .. } = unsafe { &mut *self.state.get() } {
             *users -= 1;
             if *users == 0 {
-                unused = window.take();
+                // Under the lock: who opens it next may want it cached in another way.
+                *window = None;
             }
         }
         drop(lock);
         drop(guard);
-        drop(unused);
     }
 }
 

@@ -12,6 +12,7 @@ use super::helpers;
 use kernel::bindings;
 use kernel::device::{Bound, Core};
 use kernel::error::to_result;
+use kernel::io::Io;
 use kernel::page::PAGE_SIZE;
 use kernel::pci;
 use kernel::prelude::*;
@@ -27,6 +28,18 @@ fn as_raw(device: &pci::Device) -> *mut bindings::pci_dev {
     core::ptr::from_ref(device).cast_mut().cast()
 }
 
+/// What one of a device's BARs is.
+pub(crate) enum Bar {
+    /// There is none, or it is the upper half of the one before.
+    None,
+    /// I/O ports.
+    Ports,
+    /// Memory.
+    Memory(MemoryBar),
+    /// Memory that has no address, as there was no room for it.
+    Unassigned,
+}
+
 /// A BAR that is memory: where it is, and what the device says of it.
 #[derive(Clone, Copy)]
 pub(crate) struct MemoryBar {
@@ -36,29 +49,54 @@ pub(crate) struct MemoryBar {
     is_prefetchable: bool,
 }
 
-impl MemoryBar {
-    /// Returns what BAR `index` is; `None` where there is none, where it has no address, and where it is one of I/O ports.
-    pub(crate) fn of(device: &pci::Device<Bound>, index: u32) -> Option<Self> {
-        if index >= BARS {
-            return None;
+impl Bar {
+    /// Returns what BAR `index` is.
+    ///
+    /// Where the kernel has found no address for a BAR it may have forgotten it, so that the device itself is asked. (One that
+    /// is not prefetchable, 32 bits wide, and never had an address looks like none.)
+    pub(crate) fn of(device: &pci::Device<Bound>, index: u32) -> Result<Self> {
+        let flags = flags(device, index)?;
+        if flags & bindings::IORESOURCE_IO != 0 {
+            return Ok(Self::Ports);
         }
-        // SAFETY: The device is valid by its type, and has a BAR of this index.
-        let flags = unsafe {
-            helpers::abstractions_helper_pci_resource_flags(as_raw(device), index as c_int)
-        };
-        let len = device.resource_len(index).ok()?;
-        let is_set = flags & bindings::IORESOURCE_UNSET as c_ulong == 0;
-        if flags & bindings::IORESOURCE_MEM as c_ulong == 0 || !is_set || len == 0 {
-            return None;
+        if flags & bindings::IORESOURCE_MEM == 0 {
+            let is_upper_half =
+                index > 0 && self::flags(device, index - 1)? & bindings::IORESOURCE_MEM_64 != 0;
+            let register = bindings::PCI_BASE_ADDRESS_0 as usize + 4 * index as usize;
+            let value = device.config_space().try_read32(register)?;
+            return Ok(match value {
+                _ if is_upper_half => Self::None,
+                0 => Self::None,
+                _ if value & bindings::PCI_BASE_ADDRESS_SPACE_IO != 0 => Self::Ports,
+                _ => Self::Unassigned,
+            });
         }
-        Some(Self {
+        let len = device.resource_len(index)?;
+        if flags & bindings::IORESOURCE_UNSET != 0 || len == 0 {
+            return Ok(Self::Unassigned);
+        }
+        Ok(Self::Memory(MemoryBar {
             index,
-            start: device.resource_start(index).ok()?,
+            start: device.resource_start(index)?,
             len,
-            is_prefetchable: flags & bindings::IORESOURCE_PREFETCH as c_ulong != 0,
-        })
+            is_prefetchable: flags & bindings::IORESOURCE_PREFETCH != 0,
+        }))
     }
+}
 
+/// Returns what the kernel has noted of a BAR, `IORESOURCE_MEM` and so on. Fails with `EINVAL` where no device has such a one.
+fn flags(device: &pci::Device<Bound>, index: u32) -> Result<u32> {
+    if index >= BARS {
+        return Err(EINVAL);
+    }
+    // SAFETY: The device is valid by its type, and has a BAR of this index.
+    let flags =
+        unsafe { helpers::abstractions_helper_pci_resource_flags(as_raw(device), index as c_int) };
+    // There are 32 of them.
+    Ok(flags as u32)
+}
+
+impl MemoryBar {
     /// Returns which of the device's BARs it is.
     pub(crate) fn index(&self) -> u32 {
         self.index
