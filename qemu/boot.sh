@@ -130,16 +130,22 @@ fi
 devices=()
 if [[ $pci ]]; then
     monitor=/mmapdev/build/boot/$name/monitor.socket
-    rm -f "$files/monitor.socket"
-    devices=(-object memory-backend-ram,id=shared,size=16M,share=on -object memory-backend-ram,id=large,size=2G,share=on
+    rm -f "$files/monitor.socket" "$files/shared"
+    # A file, so that a device that is taken out and put back has what was in it.
+    devices=(-object "memory-backend-file,id=shared,mem-path=/mmapdev/build/boot/$name/shared,size=16M,share=on" -object memory-backend-ram,id=large,size=2G,share=on
         -device pcie-root-port,id=port1,chassis=1,slot=1 -device ivshmem-plain,id=ivshmem,memdev=shared,bus=port1
         -device ivshmem-plain,id=ivshmem-large,memdev=large
         -device pcie-root-port,id=port2,chassis=2,slot=2 -device e1000e,id=network,bus=port2,romfile=
         -device edu,id=edu -device pci-testdev,id=testdev,membar=4M
         -chardev "socket,id=monitor,path=$monitor,server=on,wait=off" -mon chardev=monitor,mode=control
         -chardev "socket,id=monitor-port,path=$monitor" -serial chardev:monitor-port)
-    # The sanitizer kernel has no hot-plugging by ACPI.
-    if [[ $TREE ]]; then devices+=(-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off); fi
+    # What is plugged in gets its addresses in a window that the firmware has reserved as a whole.
+    append="pci=no_e820 $append"
+    # The sanitizer kernel has no hot-plugging by ACPI, and too little of PCI for the firmware to give it its own.
+    if [[ $TREE ]]; then
+        devices+=(-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off)
+        append="pcie_ports=native $append"
+    fi
 fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(
@@ -160,7 +166,7 @@ if [[ $interactive ]]; then
 else
     "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
 fi
-rm -f "$files/initrd" "$files/disk"
+rm -f "$files/initrd" "$files/disk" "$files/shared"
 
 # red STATUS SENTENCE: what went wrong, where the log is, and its end.
 red() {

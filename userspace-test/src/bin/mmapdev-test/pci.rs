@@ -9,6 +9,7 @@ use crate::{assert_errno, Test};
 use mmapdev_userspace::child::{self, Child, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::monitor::Monitor;
@@ -18,18 +19,22 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{getpid, Uid};
+use serde_json::json;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NONE: &str = "devices=0";
 const SIZE: usize = 16 * MIB;
 
 const GIB: usize = 1024 * MIB;
+
+/// Plugging takes the kernel up to six seconds, as a person might change their mind.
+const LONG: Option<Duration> = Some(Duration::from_secs(90));
 
 /// Where ivshmem has its memory.
 const MEMORY: usize = 2;
@@ -60,7 +65,7 @@ fn one(vendor: u16, number: u16) -> PciDevice {
 
 /// Registers, at offset 0 an identification, at 4 what was stored last with all bits turned round. Below 0x80 an access has
 /// to have four bytes; else what is read has all bits set.
-fn edu() -> PciDevice {
+pub(crate) fn edu() -> PciDevice {
     one(0x1234, 0x11e8)
 }
 
@@ -69,11 +74,16 @@ fn testdev() -> PciDevice {
     one(0x1b36, 0x0005)
 }
 
-const EDU_ID: u32 = 0x0100_00ed;
+pub(crate) const EDU_ID: u32 = 0x0100_00ed;
 const EDU_TURNED: usize = 4;
 
 fn monitor() -> io::Result<Monitor> {
     Monitor::open(slowness() * Duration::from_secs(20))
+}
+
+/// Opens the smaller ivshmem's memory.
+pub(crate) fn open_memory() -> io::Result<Device> {
+    open(&shared(), MEMORY)
 }
 
 fn open(device: &PciDevice, bar: usize) -> io::Result<Device> {
@@ -168,7 +178,7 @@ pub(crate) const TESTS: &[Test] = &[
             mapping.store(offset, 0xa5);
             assert_eq!(monitor.memory(address)?, 0xa5, "at {offset}");
             let child = Child::run(|| {
-                let device = open(&shared(), MEMORY).expect("the device");
+                let device = open_memory().expect("the device");
                 let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
                 mapping.store(offset, 0x3c);
                 Vec::new()
@@ -188,7 +198,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_store_is_seen_by_a_read_and_a_write_by_a_load",
         NONE,
         || {
-            let device = open(&shared(), MEMORY)?;
+            let device = open_memory()?;
             let mapping = Mapping::shared(&device, SIZE)?;
             for offset in [0, 4091, HUGE_PAGE - 3, SIZE - 8] {
                 let bytes: Vec<u8> = (1..=8).map(|at| (offset as u8).wrapping_add(at)).collect();
@@ -207,7 +217,7 @@ pub(crate) const TESTS: &[Test] = &[
         "many_bytes_of_any_length_come_back_as_they_were",
         NONE,
         || {
-            let device = open(&shared(), MEMORY)?;
+            let device = open_memory()?;
             let bytes: Vec<u8> = (0..100_003u32).map(|at| (at % 251) as u8).collect();
             for offset in [0, 1, 6, 4093] {
                 for len in [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 4096, 16_384, 16_385, 100_003] {
@@ -221,7 +231,7 @@ pub(crate) const TESTS: &[Test] = &[
         },
     ),
     Test::with("mapped_access_copies_nothing", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let mapping = Mapping::shared(&device, SIZE)?;
         let before = device.counters()?;
         mapping.touch_write(0, SIZE, 7);
@@ -238,7 +248,7 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with("one_touch_maps_two_mebibytes", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         for write in [false, true] {
             let before = device.counters()?;
             let mapping = Mapping::shared(&device, SIZE)?;
@@ -258,7 +268,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_mapping_off_the_alignment_is_mapped_page_by_page",
         NONE,
         || {
-            let device = open(&shared(), MEMORY)?;
+            let device = open_memory()?;
             let mapping =
                 Mapping::new(&device, 3 * PAGE, READ_WRITE, MapFlags::SHARED, PAGE as u64)?;
             mapping.touch_write(0, 3 * PAGE, 5);
@@ -271,7 +281,7 @@ pub(crate) const TESTS: &[Test] = &[
         },
     ),
     Test::with("pages_can_be_protected_one_by_one", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let mapping = Mapping::shared(&device, SIZE)?;
         mapping.touch_write(0, SIZE, 1);
         let at = mapping.address(HUGE_PAGE + PAGE);
@@ -303,7 +313,7 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with("a_mapping_ends_with_the_bar", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let map = |len, offset| Mapping::new(&device, len, READ_WRITE, MapFlags::SHARED, offset);
         let size = SIZE as u64;
         assert_errno(map(SIZE + PAGE, 0), Errno::INVAL, "a page more");
@@ -326,7 +336,7 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with("a_mapping_moves_and_does_not_grow", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let mut mapping = Mapping::shared(&device, SIZE - PAGE)?;
         mapping.touch_write(0, SIZE - PAGE, 3);
         assert_errno(mapping.resize(SIZE), Errno::FAULT, "growing");
@@ -343,7 +353,7 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with("a_child_has_its_parents_mapping", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let mapping = Mapping::shared(&device, SIZE)?;
         let small = Mapping::new(&device, 2 * PAGE, READ_WRITE, MapFlags::SHARED, PAGE as u64)?;
         mapping.store(0, 1);
@@ -361,7 +371,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::with("a_debugger_reads_and_writes_the_mapping", NONE, debugger),
     Test::with_debian("gdb_reads_and_writes_a_bar", NONE, gdb),
     Test::with("other_ways_into_the_mapping_are_efault", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let mapping = Mapping::shared(&device, SIZE)?;
         mapping.store(0, 1);
         let (parent, address) = (getpid(), mapping.address(0));
@@ -448,7 +458,7 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     Test::with("seeking_finds_data_and_no_hole", NONE, || {
         use rustix::fs::{seek, SeekFrom};
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let size = SIZE as u64;
         assert_eq!(seek(&device, SeekFrom::Data(5))?, 5);
         assert_eq!(seek(&device, SeekFrom::Hole(5))?, size);
@@ -465,7 +475,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     Test::with("bytes_are_spliced_into_a_pipe", NONE, || {
         use rustix::pipe::{pipe, splice, SpliceFlags};
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         pwrite(&device, b"by way of a pipe", 99)?;
         let (output, input) = pipe()?;
         let mut offset = 99;
@@ -495,7 +505,7 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with("mapping_needs_no_more_than_the_open_file", NONE, || {
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let nobody = Uid::from_raw(65534);
         let child = Child::run(|| {
             rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may change");
@@ -705,7 +715,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     Test::without_module("a_module_does_not_go_while_a_bar_is_in_use", || {
         let module = Loaded::with(NONE)?;
-        let device = open(&shared(), MEMORY)?;
+        let device = open_memory()?;
         let mapping = Mapping::shared(&device, PAGE)?;
         drop(device);
         let error = module::remove().expect_err("it is mapped");
@@ -775,6 +785,18 @@ pub(crate) const TESTS: &[Test] = &[
         drop(Bound::new(testdev)?);
         Ok(())
     }),
+    Test {
+        limit: LONG,
+        ..Test::with("a_bar_without_an_address_is_not_bound", NONE, unassigned)
+    },
+    Test {
+        limit: LONG,
+        ..Test::with(
+            "a_device_that_is_unplugged_is_a_bus_error_to_touch",
+            NONE,
+            unplugged,
+        )
+    },
     Test::with("a_bar_that_is_open_keeps_its_device_awake", NONE, awake),
     Test {
         limit: Some(Duration::from_secs(60)),
@@ -785,6 +807,105 @@ pub(crate) const TESTS: &[Test] = &[
         )
     },
 ];
+
+/// Waits for something that the kernel does in its own time.
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
+    let end = Instant::now() + slowness() * Duration::from_secs(20);
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > end {
+            let words = "what was waited for did not come";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+        }
+        thread::yield_now();
+    }
+}
+
+/// Takes the smaller ivshmem out of the machine, as a person would at the slot, and waits until it is out.
+fn unplug(monitor: &mut Monitor) -> io::Result<()> {
+    monitor.execute("device_del", json!({ "id": "ivshmem" }))?;
+    monitor.wait_for("DEVICE_DELETED", "ivshmem")
+}
+
+/// Puts it back, with memory of this name.
+fn plug(monitor: &mut Monitor, memory: &str) -> io::Result<()> {
+    let device =
+        json!({ "driver": "ivshmem-plain", "id": "ivshmem", "memdev": memory, "bus": "port1" });
+    monitor.execute("device_add", device).map(drop)
+}
+
+/// Makes the object that keeps its memory anew, from the same file: QEMU does not take one for a second time.
+fn renew_memory(monitor: &mut Monitor) -> io::Result<()> {
+    let path = json!({ "path": "/objects/shared", "property": "mem-path" });
+    let path = monitor.execute("qom-get", path)?;
+    monitor.execute("object-del", json!({ "id": "shared" }))?;
+    let memory = json!({
+        "qom-type": "memory-backend-file", "id": "shared", "mem-path": path, "size": SIZE, "share": true,
+    });
+    monitor.execute("object-add", memory).map(drop)
+}
+
+/// A device is plugged in that has more memory than there are addresses.
+fn unassigned() -> io::Result<()> {
+    const SLOT: &str = "0000:01:00.0";
+    const TOO_LARGE: u64 = 16 << 30;
+    let mut monitor = monitor()?;
+    assert_eq!(shared().address(), SLOT);
+    unplug(&mut monitor)?;
+    let memory = json!({
+        "qom-type": "memory-backend-ram", "id": "too-large", "size": TOO_LARGE, "share": true, "reserve": false,
+    });
+    monitor.execute("object-add", memory)?;
+    let mut log = Mark::now()?;
+    plug(&mut monitor, "too-large")?;
+    let device = PciDevice::at(SLOT);
+    // The kernel has the driver try as soon as it is there.
+    let mut words = String::new();
+    wait_for(|| {
+        words += &log.messages().ok()?.join("\n");
+        words
+            .contains("probe with driver mmapdev failed")
+            .then_some(())
+    })?;
+    assert!(words.contains("BAR 2 has no address"), "{words}");
+    assert_errno(device.bind(), Errno::INVAL, "binding");
+    assert!(!device.is_bound());
+    assert!(!control::node(&device.name_of(0)).exists());
+    unplug(&mut monitor)?;
+    monitor.execute("object-del", json!({ "id": "too-large" }))?;
+    renew_memory(&mut monitor)?;
+    plug(&mut monitor, "shared")?;
+    wait_for(|| device.is_bound().then_some(()))
+}
+
+/// A device with processes in it is taken out of the machine, and comes back.
+fn unplugged() -> io::Result<()> {
+    let ivshmem = shared();
+    let device = open(&ivshmem, MEMORY)?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    mapping.store(PAGE, 42);
+    let mut monitor = monitor()?;
+    unplug(&mut monitor)?;
+    assert!(!ivshmem.is_there());
+    assert!(!control::node(&ivshmem.name_of(MEMORY)).exists());
+    let address = mapping.address(PAGE);
+    assert_eq!(child::touch(address, false)?, Touch::BusError(address));
+    assert_eq!(child::touch(address, true)?, Touch::BusError(address));
+    assert_errno(device.info(), Errno::NODEV, "a request");
+    let read = pread(&device, &mut [0; 8], 0).map_err(io::Error::from);
+    assert_errno(read, Errno::NODEV, "read()");
+    renew_memory(&mut monitor)?;
+    plug(&mut monitor, "shared")?;
+    let node = control::node(&ivshmem.name_of(MEMORY));
+    let new = wait_for(|| Device::open_with(&node, OFlags::RDWR).ok())?;
+    // Its memory is an object of its own, which has stayed.
+    assert_eq!(Mapping::shared(&new, SIZE)?.load(PAGE), 42);
+    assert_errno(device.info(), Errno::NODEV, "the old one");
+    assert_eq!(child::touch(address, false)?, Touch::BusError(address));
+    Ok(())
+}
 
 /// The network card has no power while nobody has a BAR of it open, and has it as soon as somebody does.
 fn awake() -> io::Result<()> {
@@ -827,7 +948,7 @@ fn awake() -> io::Result<()> {
 
 /// As gdb does it: pages that are mapped and pages that nobody has touched.
 fn debugger() -> io::Result<()> {
-    let device = open(&shared(), MEMORY)?;
+    let device = open_memory()?;
     let mapping = Mapping::shared(&device, SIZE)?;
     mapping.write(HUGE_PAGE - 4, b"mapped!!");
     pwrite(&device, b"not mapped", (3 * HUGE_PAGE) as u64)?;
@@ -869,7 +990,7 @@ fn debugger() -> io::Result<()> {
 
 /// gdb, from the Debian that the rig shares with the guest, attaches to this very process.
 fn gdb() -> io::Result<()> {
-    let device = open(&shared(), MEMORY)?;
+    let device = open_memory()?;
     let mapping = Mapping::shared(&device, SIZE)?;
     mapping.write(PAGE, b"\x2a\x2b\x2c");
     let here = mapping.address(PAGE);
