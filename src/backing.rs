@@ -59,12 +59,13 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
         iov: &mut IovIterDest<'_>,
     ) -> Result<usize>;
 
-    /// Copies bytes in from the position on, which moves; at least one, and fewer than there are where the device ends or
+    /// Copies bytes in from `start` on, the position, which moves; at least one, and fewer than there are where the device ends or
     /// where something has come in between after the first. There is at least one to be written.
     ///
     /// Fails with `ENOSPC` at the end.
     fn write(
         device: &Device<Self>,
+        start: u64,
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
         iov: &mut IovIterSource<'_>,
     ) -> Result<usize>;

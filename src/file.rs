@@ -139,7 +139,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         let wanted = iov.len() as u64;
         // One for each outcome: what is traced is then at hand.
         let trace = |result| trace::write(device.id(), start, wanted, result);
-        let written = B::write(device, &mut kiocb, iov)
+        let written = B::write(device, start, &mut kiocb, iov)
             .inspect_err(|error| trace(error.to_errno().into()))?;
         trace(written as i64);
         device.counters().add(Event::BytesWritten, written as u64);
@@ -233,13 +233,13 @@ impl<B: Backing> Device<B> {
     /// Copies bytes into the page cache until it or the device is at its end; see [`Backing::write`].
     pub(crate) fn copy_in(
         &self,
+        start: u64,
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<B>>>,
         iov: &mut IovIterSource<'_>,
         wait: Wait,
     ) -> Result<usize> {
         let guard = self.pages().lock_for_writing(wait)?;
         self.check_alive()?;
-        let start = u64::try_from(kiocb.ki_pos())?;
         match bytes_before(start, iov.len(), self.size()) {
             0 => Err(ENOSPC),
             room => guard.write(kiocb, iov, room),

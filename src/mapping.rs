@@ -184,7 +184,11 @@ impl PfnOperations for BarMapping {
         let page = touch.index() as u64;
         // Until the entry is there, so that whoever takes the memory away finds it.
         let access = device.backing().memory().access(Wait::Allowed);
-        let answer = access.ok().and_then(|access| fault.insert(&access));
+        let answer = access.ok().and_then(|access| {
+            let answer = fault.insert(&access)?;
+            fault.insert_neighbours(&access, HUGE_NEIGHBOURS_ORDER);
+            Some(answer)
+        });
         match &answer {
             None if !fault.is_huge() => note_failure(device, touch, Failure::BusError, ENXIO),
             None => count_fallback(device, touch.index()),

@@ -516,4 +516,4 @@ pub(crate) const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
 pub(crate) const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
 
 /// Bytes that the entries of one table of PMD entries map.
-const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;
+pub(super) const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;

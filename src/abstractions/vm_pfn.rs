@@ -11,7 +11,7 @@
 use super::device_memory::Access;
 use super::file_operations::{self, FileOperations};
 use super::helpers;
-use super::vm_fault::{Installed, VmFault, PMD_ORDER};
+use super::vm_fault::{Installed, VmFault, PMD_ORDER, PMD_SIZE, PMD_TABLE_SIZE};
 use super::vm_operations::map_no_pages;
 use core::marker::PhantomData;
 use kernel::bindings;
@@ -99,6 +99,48 @@ impl<'a> PfnFault<'a> {
         };
         // SAFETY: It is such an answer.
         Some(unsafe { Installed::new(reason) })
+    }
+
+    /// Maps the other huge pages in the window of `2^order` huge pages around the one that was asked for, each with one
+    /// entry, where they fit and nothing is mapped yet: a touch of theirs needs no fault then. Does nothing for a single page.
+    pub(crate) fn insert_neighbours(&self, access: &Access<'_>, order: u32) {
+        if !self.is_huge() {
+            return;
+        }
+        let touched = self.fault.index() >> PMD_ORDER;
+        let first = touched >> order << order;
+        for number in first..first + (1 << order) {
+            if number != touched {
+                self.insert_neighbour(access, number as isize - touched as isize);
+            }
+        }
+    }
+
+    /// Maps the huge page that is `distance` huge pages away, see [`Self::insert_neighbours`].
+    fn insert_neighbour(&self, access: &Access<'_>, distance: isize) -> Option<()> {
+        let touched = self.fault.address() & !(PMD_SIZE - 1);
+        let start = touched.wrapping_add_signed(distance * PMD_SIZE as isize);
+        let (vma_start, vma_end) = self.fault.vma_range();
+        let is_inside = start >= vma_start && start < vma_end && vma_end - start >= PMD_SIZE;
+        if !self.fits() || !is_inside || start / PMD_TABLE_SIZE != touched / PMD_TABLE_SIZE {
+            return None;
+        }
+        let index = (self.fault.index() & !((1 << PMD_ORDER) - 1))
+            .wrapping_add_signed(distance << PMD_ORDER as isize);
+        let frame = access.frame_in(self.fault.mapping(), index, PMD_ORDER)?;
+        // SAFETY: The fault is valid by the type invariant; it is plain data, copied to be changed.
+        let mut neighbour = unsafe { self.fault.as_raw().read() };
+        neighbour.pmd = neighbour.pmd.wrapping_offset(distance);
+        neighbour.__bindgen_anon_1.address = start;
+        neighbour.__bindgen_anon_1.pgoff = index;
+        // SAFETY: The entry is in the table that the touched one is in, which stays for as long as the VMA is locked. As in
+        // `insert`, for the copy; if there is something by now, that stays.
+        unsafe {
+            if helpers::abstractions_helper_pmd_none(neighbour.pmd) {
+                bindings::vmf_insert_pfn_pmd(&raw mut neighbour, frame, false);
+            }
+        }
+        Some(())
     }
 
     /// Returns whether what one entry would map lies within the VMA, with pages of the file where it has them.

@@ -93,11 +93,11 @@ impl Backing for BarBacking {
 
     fn write(
         device: &Device<Self>,
+        start: u64,
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
         iov: &mut IovIterSource<'_>,
     ) -> Result<usize> {
         let (memory, wait) = (&device.backing().memory, may_wait(kiocb));
-        let start = u64::try_from(kiocb.ki_pos())?;
         let room = bytes_before(start, iov.len(), memory.len());
         if room == 0 {
             return Err(ENOSPC);

@@ -102,6 +102,7 @@ impl Backing for FileBacking {
 
     fn write(
         device: &Device<Self>,
+        start: u64,
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
         iov: &mut IovIterSource<'_>,
     ) -> Result<usize> {
@@ -109,7 +110,7 @@ impl Backing for FileBacking {
             // It may have to be read before, or wait until there are fewer dirty pages.
             return Err(EAGAIN);
         }
-        device.copy_in(kiocb, iov, Wait::Allowed)
+        device.copy_in(start, kiocb, iov, Wait::Allowed)
     }
 
     fn finish_write(kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>, written: usize) -> Result<usize> {

@@ -123,10 +123,11 @@ impl Backing for Memory {
 
     fn write(
         device: &Device<Self>,
+        start: u64,
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
         iov: &mut IovIterSource<'_>,
     ) -> Result<usize> {
-        device.copy_in(kiocb, iov, may_wait(kiocb))
+        device.copy_in(start, kiocb, iov, may_wait(kiocb))
     }
 
     fn sync(&self, _range: SyncRange) {

@@ -23,7 +23,7 @@ use serde_json::json;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ fn one(vendor: u16, number: u16) -> PciDevice {
 
 /// Registers, at offset 0 an identification, at 4 what was stored last with all bits turned round. Below 0x80 an access has
 /// to have four bytes; else what is read has all bits set.
-pub(crate) fn edu() -> PciDevice {
+fn edu() -> PciDevice {
     one(0x1234, 0x11e8)
 }
 
@@ -74,11 +74,16 @@ fn testdev() -> PciDevice {
     one(0x1b36, 0x0005)
 }
 
-pub(crate) const EDU_ID: u32 = 0x0100_00ed;
+const EDU_ID: u32 = 0x0100_00ed;
 const EDU_TURNED: usize = 4;
 
 fn monitor() -> io::Result<Monitor> {
     Monitor::open(slowness() * Duration::from_secs(20))
+}
+
+/// Returns the node of the smaller ivshmem's memory.
+pub(crate) fn memory_node() -> PathBuf {
+    control::node(&shared().name_of(MEMORY))
 }
 
 /// Opens the smaller ivshmem's memory.
@@ -247,7 +252,7 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(end.bytes_written - after.bytes_written, 777);
         Ok(())
     }),
-    Test::with("one_touch_maps_two_mebibytes", NONE, || {
+    Test::with("one_touch_maps_sixteen_mebibytes", NONE, || {
         let device = open_memory()?;
         for write in [false, true] {
             let before = device.counters()?;
@@ -257,8 +262,7 @@ pub(crate) const TESTS: &[Test] = &[
                 true => mapping.touch_write(0, SIZE, 1),
             }
             let after = device.counters()?;
-            let huge = (SIZE / HUGE_PAGE) as u64;
-            assert_eq!(after.huge_faults - before.huge_faults, huge);
+            assert_eq!(after.huge_faults - before.huge_faults, 1);
             assert_eq!(after.faults, before.faults);
             assert_eq!(after.mmap_lock_faults, before.mmap_lock_faults);
         }
