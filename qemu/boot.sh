@@ -141,11 +141,6 @@ if [[ $pci ]]; then
         -chardev "socket,id=monitor-port,path=$monitor" -serial chardev:monitor-port)
     # What is plugged in gets its addresses in a window that the firmware has reserved as a whole.
     append="pci=no_e820 $append"
-    # The sanitizer kernel has no hot-plugging by ACPI, and too little of PCI for the firmware to give it its own.
-    if [[ $TREE ]]; then
-        devices+=(-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off)
-        append="pcie_ports=native $append"
-    fi
 fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(

@@ -226,6 +226,14 @@ fn main() {
         &[
             ("kunit", kunit::TESTS),
             ("allocations", allocations::TESTS),
+            (
+                "pci::allocations",
+                if pci.is_empty() {
+                    &[]
+                } else {
+                    allocations::PCI_TESTS
+                },
+            ),
             ("leaks", leaks::TESTS),
         ]
     } else {
