@@ -4,7 +4,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pressure test-debug stress crash module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
+.PHONY: help demo test test-pressure test-pci test-debug stress crash module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
 
 # Overrides from the command line reach the scripts as environment variables.
 export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS SEED
@@ -36,6 +36,9 @@ test: guest ## runs all tests in guests, and those of the rig itself [TESTS=name
 
 test-pressure: guest ## those of its tests where memory is short: a guest of 512 MiB [TESTS=name]
 	@qemu/pressure.sh $(TESTS)
+
+test-pci: guest ## those of its tests that are about memory of PCI devices [TESTS=name]
+	@qemu/pci.sh $(TESTS)
 
 test-debug: guest-debug ## all tests, and some of its own, on a kernel that looks for mistakes [TESTS=name]
 	@qemu/debug.sh $(TESTS)

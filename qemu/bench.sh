@@ -5,12 +5,12 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# measure NAME BOOT-OPTIONS... -- OPTIONS...: one boot; hugetlb's pages are set aside for comparison.
+# measure NAME BOOT-OPTIONS... -- OPTIONS...: one boot; hugetlb's pages are set aside for comparison, and a PCI device has memory.
 measure() {
     local name=$1 boot=()
     shift
     while [[ $1 != -- ]]; do boot+=("$1") && shift; done
-    "$QEMU_DIR/boot.sh" --name "$name" --limit 600 --append "hugepages=40" "${boot[@]}" \
+    "$QEMU_DIR/boot.sh" --name "$name" --limit 600 --pci --append "hugepages=40" "${boot[@]}" \
         mmapdev-bench measure "${@:2}" >"$BUILD/boot/$name/results.json"
 }
 

@@ -3,14 +3,14 @@
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
 #           [--memory SIZE] [--nodes 2] [--disk IMAGE [--disk-log FILE]] [--expect-splat] [--interactive]
-#           [--icount] [--debian] COMMAND...
+#           [--icount] [--debian] [--pci] COMMAND...
 # With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
 # build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G nodes=1 disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian=''
+name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G nodes=1 disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian='' pci=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -25,6 +25,7 @@ while [[ ${1:-} == --* ]]; do
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
     --icount) icount=yes ;; # one CPU, whose clock counts instructions
     --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
+    --pci) pci=yes ;; # the guest has PCI devices with memory of their own, and QEMU's monitor at its fourth serial port
     --interactive) interactive=yes limit=0 ;; # stdin goes to the command; no time limit
     *) die "boot.sh knows no option $1" ;;
     esac
@@ -126,6 +127,24 @@ if ((nodes == 2)); then
 elif ((nodes != 1)); then
     die "boot.sh: --nodes is 1 or 2, not $nodes"
 fi
+# What the tests bind: memory that is shared, with room for entries of a page table of each size; registers; a device whose
+# power can be taken away; I/O ports, and memory that only the guest has a use for. The monitor takes devices away and gives
+# them back: its socket's other end is QEMU's own.
+devices=()
+if [[ $pci ]]; then
+    monitor=/mmapdev/build/boot/$name/monitor.socket
+    rm -f "$files/monitor.socket" "$files/shared"
+    # A file, so that a device that is taken out and put back has what was in it.
+    devices=(-object "memory-backend-file,id=shared,mem-path=/mmapdev/build/boot/$name/shared,size=16M,share=on" -object memory-backend-ram,id=large,size=2G,share=on
+        -device pcie-root-port,id=port1,chassis=1,slot=1 -device ivshmem-plain,id=ivshmem,memdev=shared,bus=port1
+        -device ivshmem-plain,id=ivshmem-large,memdev=large
+        -device pcie-root-port,id=port2,chassis=2,slot=2 -device e1000e,id=network,bus=port2,romfile=
+        -device edu,id=edu -device pci-testdev,id=testdev,membar=4M
+        -chardev "socket,id=monitor,path=$monitor,server=on,wait=off" -mon chardev=monitor,mode=control
+        -chardev "socket,id=monitor-port,path=$monitor" -serial chardev:monitor-port)
+    # What is plugged in gets its addresses in a window that the firmware has reserved as a whole.
+    append="pci=no_e820 $append"
+fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(
     timeout --foreground -k 2 "$limit" qemu-system-x86_64
@@ -134,6 +153,7 @@ qemu=(
     -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
     -chardev stdio,id=job,signal=off -serial chardev:job
     -chardev "file,id=verdict,path=/mmapdev/build/boot/$name/verdict" -serial chardev:verdict
+    "${devices[@]}"
     -kernel "$kernel" -initrd "/mmapdev/build/boot/$name/initrd"
     -append "console=ttyS0 loglevel=7 panic=-1 $append"
 )
@@ -144,7 +164,7 @@ if [[ $interactive ]]; then
 else
     "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
 fi
-rm -f "$files/initrd" "$files/disk"
+rm -f "$files/initrd" "$files/disk" "$files/shared"
 
 # red STATUS SENTENCE: what went wrong, where the log is, and its end.
 red() {

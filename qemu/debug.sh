@@ -20,6 +20,7 @@ tests() {
 
 if (($#)); then
     tests test-debug mmapdev-test "$@"
+    if [[ $1 == pci* ]]; then "$QEMU_DIR/pci.sh" "${@#pci::}"; fi
     exit
 fi
 # A test has one CPU busy: two guests take half the time.
@@ -32,4 +33,5 @@ tests test-debug ALLOCATIONS=none mmapdev-test || status=$?
 wait $! || status=$?
 trap - EXIT
 cat "$other"
+"$QEMU_DIR/pci.sh" || status=$?
 exit $status

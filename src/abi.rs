@@ -80,6 +80,9 @@ pub const BACKING_MEMORY: u32 = 1;
 /// A file: pages are read when they are touched, and written back.
 pub const BACKING_FILE: u32 = 2;
 
+/// Memory of a PCI device's own, which its driver's binding has made a device.
+pub const BACKING_PCI: u32 = 3;
+
 /// Pages of the base size only.
 pub const HUGE_NEVER: u32 = 0;
 /// The largest folio that fits size, alignment and free memory, up to 2 MiB on x86-64.

@@ -17,9 +17,13 @@
 //! | [`vm_area_desc`] | `struct vm_area_desc`, a mapping while `mmap_prepare` sets it up |
 //! | [`vm_operations`] | `struct vm_operations_struct`, what a mapping does when it is touched |
 //! | [`vm_fault`] | `struct vm_fault`, one touch of a page that is not there, and the answers to it |
+//! | [`vm_pfn`] | the same for mappings of device memory, which has no pages |
+//! | [`device_memory`] | memory of a device, mapped and copied until it is revoked |
+//! | [`pci_device`] | claims on BARs and the power of a PCI device |
 //! | [`file_operations`] | `struct file_operations` with everything that a mappable file needs |
 //! | [`misc_device`] | `struct miscdevice` with a name and data of its own |
 //! | [`per_cpu_counters`] | counters that cost one instruction to raise |
+//! | [`published`] | a value in a `static`, for callbacks that are given nothing |
 //! | [`user_struct`] | structures that grow from version to version, copied from and to user space |
 //! | [`debugfs`] | files in debugfs that show something, and keep the module while they are open |
 //! | [`tracepoint`] | the Rust side of a module's own tracepoints |
@@ -30,6 +34,7 @@
 
 pub(crate) mod capability;
 pub(crate) mod debugfs;
+pub(crate) mod device_memory;
 pub(crate) mod file_cache;
 pub(crate) mod file_operations;
 pub(crate) mod file_watch;
@@ -38,8 +43,10 @@ mod helpers;
 pub(crate) mod iov;
 pub(crate) mod misc_device;
 pub(crate) mod page_cache;
+pub(crate) mod pci_device;
 pub(crate) mod per_cpu_counters;
 pub(crate) mod pseudo_fs;
+pub(crate) mod published;
 pub(crate) mod sched;
 pub(crate) mod stored_file;
 pub(crate) mod system_memory;
@@ -48,5 +55,6 @@ pub(crate) mod user_struct;
 pub(crate) mod vm_area_desc;
 pub(crate) mod vm_fault;
 pub(crate) mod vm_operations;
+pub(crate) mod vm_pfn;
 pub(crate) mod work_queue;
 mod write_back_scope;

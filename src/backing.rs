@@ -2,6 +2,7 @@
 
 //! What stands behind a device: the few questions in which one kind differs from another.
 
+pub(crate) mod bar;
 pub(crate) mod file;
 pub(crate) mod memory;
 
@@ -13,16 +14,16 @@ use crate::abstractions::work_queue::WorkQueue;
 use crate::device::Device;
 use crate::file::OpenDevice;
 use crate::parameters::Huge;
-use kernel::fs::Kiocb;
-use kernel::iov::IovIterDest;
+use kernel::fs::{File, Kiocb};
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
 use kernel::sync::Arc;
 
 /// What keeps the bytes of a device.
 ///
-/// The page cache is the store in every case: what differs is how a page gets there, and what becomes
-/// of it.
+/// The page cache is the store where there are pages: what differs is how a page gets there, and what becomes
+/// of it. Memory of a device has none, and has an address space for who maps it to be found by.
 pub(crate) trait Backing: Send + Sync + Sized + 'static {
     /// The kind, for [`crate::abi::Info::backing`].
     const KIND: u32;
@@ -30,21 +31,26 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
     /// Whether pages come from somewhere and go back there, so that they need not be in memory to have bytes.
     const IS_STORED: bool;
 
+    /// Whether the bytes are in pages of the address space at all.
+    const HAS_PAGES: bool = true;
+
+    /// What an open file has, and gives back by being dropped.
+    type Usage: Send + Sync;
+
+    /// Prepares for an open file. May sleep. Fails with `EROFS` where it is open for writing and nobody may write, and as the
+    /// kind of backing has it.
+    fn open(&self, file: &File) -> Result<Self::Usage>;
+
     /// Returns the page cache that has the device's bytes.
     fn address_space(&self) -> &AddressSpace;
-
-    /// Returns whether anybody may write to it.
-    fn is_writable(&self) -> bool {
-        true
-    }
 
     /// Returns whether the pages are stored in that file, at any of `most` bytes from where it begins.
     fn overlaps(&self, _file: &StoredFile, _most: u64) -> bool {
         false
     }
 
-    /// Sets what a mapping does when it is touched.
-    fn set_operations(&self, desc: &VmAreaDesc<OpenDevice<Self>>);
+    /// Sets what a mapping does when it is touched. Fails where it cannot be as it is asked for.
+    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result;
 
     /// Copies bytes out from the position on, which moves; fewer than asked for where the device ends, or where something
     /// has come in between after the first.
@@ -53,6 +59,26 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
         iov: &mut IovIterDest<'_>,
     ) -> Result<usize>;
+
+    /// Copies bytes in from `start` on, the position, which moves; at least one, and fewer than there are where the device ends or
+    /// where something has come in between after the first. There is at least one to be written.
+    ///
+    /// Fails with `ENOSPC` at the end.
+    fn write(
+        device: &Device<Self>,
+        start: u64,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        iov: &mut IovIterSource<'_>,
+    ) -> Result<usize>;
+
+    /// Makes sure of what was written, where the file or the call asks for it (`O_SYNC`, `RWF_DSYNC`), and returns how many
+    /// bytes were.
+    fn finish_write(
+        _kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        written: usize,
+    ) -> Result<usize> {
+        Ok(written)
+    }
 
     /// Brings what was written to where it is safe. What fails is noted in the address space.
     fn sync(&self, range: SyncRange);
@@ -87,6 +113,14 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
     /// Gives back the memory of a range, which reads as zeros then, and returns how many bytes that were; see
     /// [`WriteGuard::punch`]. Fails with `EOPNOTSUPP` where the bytes are not in memory alone.
     fn punch(&self, guard: &WriteGuard<'_>, start: u64, end: u64) -> Result<u64>;
+
+    /// Returns the number of the page frame that has page `index`, and how many bytes its folio has; `None` where none is
+    /// in memory.
+    fn frame(&self, index: usize) -> Option<(u64, u64)> {
+        let folio = self.address_space().get_folio(index)?;
+        let frame = folio.frame() + (index - folio.index());
+        Some((frame as u64, folio.size() as u64))
+    }
 
     /// Gives up all bytes for good, and returns how many bytes of memory went by that. What is kept somewhere is brought
     /// there before.

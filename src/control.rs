@@ -133,7 +133,7 @@ fn file(create: &abi::Create, huge: Huge, registry: &Registry) -> Result<Source>
 
 /// Checks the name of a device that there should be.
 fn find_name(field: &abi::Name) -> Result<Name> {
-    Name::check(field).map_err(|refusal| to_error(refusal, ENOENT))
+    Name::of_any(field).map_err(|refusal| to_error(refusal, ENOENT))
 }
 
 fn to_error(refusal: Refusal, taken: Error) -> Error {

@@ -265,10 +265,7 @@ impl<B: Backing> Device<B> {
         if offset >= self.size() {
             return Err(ENXIO);
         }
-        let index = page_of(offset);
-        let folio = self.pages().get_folio(index).ok_or(ENODATA)?;
-        let frame = folio.frame() + (index - folio.index());
-        Ok((frame as u64, folio.size() as u64))
+        self.backing.frame(page_of(offset)).ok_or(ENODATA)
     }
 
     /// Returns the first byte at or after `offset` that memory is held for.

@@ -10,9 +10,8 @@
 //! `abstractions/page_cache.rs`. User memory is never touched under the lock of a folio or the
 //! invalidate lock, so that a program may read into and write from its own mapping of the device.
 
-use crate::abstractions::file_cache;
 use crate::abstractions::file_operations::{
-    is_open_for_writing, FileOperations, Readiness, Seek, SpliceRead, SyncRange, Whence,
+    FileOperations, Readiness, Seek, SpliceRead, SyncRange, Whence,
 };
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait};
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -47,6 +46,7 @@ pub(crate) struct OpenDevice<B: Backing> {
     device: Arc<Device<B>>,
     registry: Arc<Registry>,
     seen: Seen,
+    _usage: B::Usage,
 }
 
 impl<B: Backing> OpenDevice<B> {
@@ -79,15 +79,14 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
     type Registration = Node<B>;
 
     fn open(node: &Node<B>, file: &File) -> Result<Arc<Self>> {
-        if is_open_for_writing(file) && !node.device.backing().is_writable() {
-            return Err(EROFS);
-        }
+        let usage = node.device.backing().open(file)?;
         let seen = node.device.events().seen_by_now();
         node.device.opened();
         let open = Self {
             device: node.device.clone(),
             registry: node.registry.clone(),
             seen,
+            _usage: usage,
         };
         // What a program can have many of is charged to its memory cgroup, as the file itself is.
         Ok(Arc::new(open, GFP_KERNEL_ACCOUNT)?)
@@ -103,9 +102,8 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if !offsets_exist(desc.index(), desc.len(), PAGE_SHIFT) {
             return Err(EOVERFLOW);
         }
-        // A mapping may reach beyond the end, as that of any file: a touch there is SIGBUS.
-        self.device.backing().set_operations(desc);
-        Ok(())
+        // A mapping of pages may reach beyond the end, as that of any file: a touch there is SIGBUS.
+        self.device.backing().prepare_mapping(desc)
     }
 
     fn read_iter(mut kiocb: Kiocb<'_, Arc<Self>>, iov: &mut IovIterDest<'_>) -> Result<usize> {
@@ -137,32 +135,19 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if iov.is_empty() {
             return Ok(0);
         }
-        let wait = may_wait(&kiocb);
-        open.device.as_arc_borrow().follow_size_or(wait)?;
-        if B::IS_STORED && wait == Wait::Forbidden {
-            // It may have to be read before, or wait until there are fewer dirty pages.
-            return Err(EAGAIN);
-        }
-        let guard = device.pages().lock_for_writing(wait)?;
-        device.check_alive()?;
+        open.device
+            .as_arc_borrow()
+            .follow_size_or(may_wait(&kiocb))?;
         // Like a disk, a device has the size that it has: `O_APPEND` means nothing to it.
         let start = u64::try_from(kiocb.ki_pos())?;
-        let room = bytes_before(start, iov.len(), device.size());
         let wanted = iov.len() as u64;
-        let written = match room {
-            0 => Err(ENOSPC),
-            room => guard.write(&mut kiocb, iov, room),
-        };
         // One for each outcome: what is traced is then at hand.
         let trace = |result| trace::write(device.id(), start, wanted, result);
-        let written = written.inspect_err(|error| trace(error.to_errno().into()))?;
+        let written = B::write(device, start, &mut kiocb, iov)
+            .inspect_err(|error| trace(error.to_errno().into()))?;
         trace(written as i64);
         device.counters().add(Event::BytesWritten, written as u64);
-        drop(guard);
-        if B::IS_STORED {
-            return file_cache::sync_written(&mut kiocb, written);
-        }
-        Ok(written)
+        B::finish_write(&mut kiocb, written)
     }
 
     fn llseek(&self, seek: &Seek<'_>) -> Result<i64> {
@@ -193,6 +178,9 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         if bytes_before(start, splice.len(), size) == 0 {
             // What looks like the end of the file may be that of the device.
             return device.check_alive().map(|()| 0);
+        }
+        if !B::HAS_PAGES {
+            return splice.copy(bytes_before(start, splice.len(), size));
         }
         if B::IS_STORED {
             return splice.lend_pages(bytes_before(start, splice.len(), size));
@@ -247,6 +235,22 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
 }
 
 impl<B: Backing> Device<B> {
+    /// Copies bytes into the page cache until it or the device is at its end; see [`Backing::write`].
+    pub(crate) fn copy_in(
+        &self,
+        start: u64,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<B>>>,
+        iov: &mut IovIterSource<'_>,
+        wait: Wait,
+    ) -> Result<usize> {
+        let guard = self.pages().lock_for_writing(wait)?;
+        self.check_alive()?;
+        match bytes_before(start, iov.len(), self.size()) {
+            0 => Err(ENOSPC),
+            room => guard.write(kiocb, iov, room),
+        }
+    }
+
     /// Copies bytes from `start` on to user memory, until that or the device is at its end.
     ///
     /// Returns how many bytes were copied, and what stopped it short.

@@ -12,6 +12,8 @@ use crate::abstractions::vm_fault::{
     PMD_ORDER,
 };
 use crate::abstractions::vm_operations::VmOperations;
+use crate::abstractions::vm_pfn::{PfnFault, PfnOperations, Transfer};
+use crate::backing::bar::BarBacking;
 use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
@@ -170,6 +172,50 @@ impl VmOperations for StoredMapping {
         device.counters().add(Event::PageMkwrite, 1);
         trace::page_mkwrite(device.id(), page, 0, error.into());
         answer
+    }
+}
+
+/// The operations of a mapping of a BAR.
+pub(crate) struct BarMapping;
+
+impl PfnOperations for BarMapping {
+    type File = OpenDevice<BarBacking>;
+
+    fn fault<'a>(open: &OpenDevice<BarBacking>, fault: &PfnFault<'a>) -> Option<Installed<'a>> {
+        let device = open.device();
+        let touch = fault.touch();
+        let page = touch.index() as u64;
+        // Until the entry is there, so that whoever takes the memory away finds it.
+        let access = device.backing().memory().access(Wait::Allowed);
+        let answer = access.ok().and_then(|access| {
+            let answer = fault.insert(&access)?;
+            fault.insert_neighbours(&access, HUGE_NEIGHBOURS_ORDER);
+            Some(answer)
+        });
+        match &answer {
+            None if !fault.is_huge() => note_failure(device, touch, Failure::BusError, ENXIO),
+            None => count_fallback(device, touch.index()),
+            Some(answer) => match answer.failure() {
+                Some(failure) => note_failure(device, touch, failure, EIO),
+                None if fault.is_huge() => {
+                    count(device, Event::HugeFault, touch.is_under_vma_lock());
+                    trace::huge_fault(device.id(), page, PMD_ORDER.into(), 0);
+                }
+                None => {
+                    count(device, Event::Fault, touch.is_under_vma_lock());
+                    trace::fault(device.id(), page, 0, 0);
+                }
+            },
+        }
+        answer
+    }
+
+    fn access(open: &OpenDevice<BarBacking>, offset: u64, transfer: Transfer<'_>) -> Result {
+        let access = open.device().backing().memory().access(Wait::Allowed)?;
+        match transfer {
+            Transfer::Read(bytes) => access.read(offset, bytes),
+            Transfer::Write(bytes) => access.write(offset, bytes),
+        }
     }
 }
 

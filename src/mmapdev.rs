@@ -30,12 +30,16 @@ mod ioctl;
 mod mapping;
 mod name;
 mod parameters;
+#[cfg(CONFIG_PCI)]
+mod pci;
 mod registry;
 mod trace;
 
 use abstractions::debugfs::DebugFolder;
 use abstractions::misc_device::Registration;
 use abstractions::pseudo_fs::{PseudoFsType, PseudoMount};
+#[cfg(CONFIG_PCI)]
+use abstractions::published::Publication;
 use abstractions::stored_file::FileQueues;
 use abstractions::system_memory;
 use abstractions::vm_fault::PMD_ORDER;
@@ -84,14 +88,36 @@ static FILE_SYSTEM: PseudoFsType = PseudoFsType::new(c"mmapdev", 0x6d6d_6170);
 
 /// The module while it is loaded. It is not unloaded while a device or the control node is open or mapped.
 struct Mmapdev {
+    #[cfg(CONFIG_PCI)]
+    pci: Option<PciRegistration>,
     _control: Pin<KBox<Registration<Control>>>,
     registry: Arc<Registry>,
     // Dropped last of all that uses it.
     queues: Arc<FileQueues>,
 }
 
+/// The PCI driver while it is registered; dropping it unbinds it from all devices.
+#[cfg(CONFIG_PCI)]
+struct PciRegistration {
+    _driver: Pin<KBox<kernel::driver::Registration<kernel::pci::Adapter<pci::PciDriver>>>>,
+    // Dropped after the driver.
+    _registry: Publication<Registry>,
+}
+
+#[cfg(CONFIG_PCI)]
+impl PciRegistration {
+    fn new(registry: &Arc<Registry>, module: &'static ThisModule) -> Result<Self> {
+        let registry = pci::REGISTRY.publish(registry.clone())?;
+        let driver = kernel::driver::Registration::new(c"mmapdev", module);
+        Ok(Self {
+            _driver: KBox::pin_init(driver, GFP_KERNEL)?,
+            _registry: registry,
+        })
+    }
+}
+
 impl kernel::Module for Mmapdev {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+    fn init(module: &'static ThisModule) -> Result<Self> {
         let values = Values {
             size_mib: module_parameters::size_mib.value(),
             devices: module_parameters::devices.value(),
@@ -131,7 +157,13 @@ impl kernel::Module for Mmapdev {
             made += 1;
         }
         pr_info!("{made} device(s) of {} MiB\n", parameters.size >> 20);
+        #[cfg(not(CONFIG_PCI))]
+        let _ = module;
         Ok(Self {
+            #[cfg(CONFIG_PCI)]
+            pci: PciRegistration::new(&registry, module)
+                .inspect_err(|error| pr_err!("no PCI driver: {error:?}\n"))
+                .ok(),
             _control: control,
             registry,
             queues,
@@ -141,6 +173,8 @@ impl kernel::Module for Mmapdev {
 
 impl Drop for Mmapdev {
     fn drop(&mut self) {
+        #[cfg(CONFIG_PCI)]
+        drop(self.pci.take());
         self.registry.clear();
         // Work may still hold what it was done for, and through that the queues, which must not go by work on them.
         self.queues.finish();

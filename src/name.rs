@@ -7,7 +7,7 @@ use crate::abi;
 /// The name that the control node has, so that no device can.
 const CONTROL: &str = "control";
 
-/// A name that a device may have: 1 to 63 of the characters `A-Z a-z 0-9 . _ -`.
+/// A name that a device may have: 1 to 63 of the characters `A-Z a-z 0-9 . _ -`, and colons where the module has given it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Name(abi::Name);
 
@@ -23,13 +23,23 @@ pub(crate) enum Refusal {
 }
 
 impl Name {
-    /// Checks a name field.
+    /// Checks a name field of a device that is to be made.
     pub(crate) fn check(field: &abi::Name) -> Result<Self, Refusal> {
+        let name = Self::of_any(field)?;
+        if field.bytes().contains(&b':') {
+            return Err(Refusal::Invalid);
+        }
+        Ok(name)
+    }
+
+    /// Checks a name field of any device: what the module itself names, by an address in the machine, may have colons, so
+    /// that nobody else can take its name.
+    pub(crate) fn of_any(field: &abi::Name) -> Result<Self, Refusal> {
         let bytes = field.bytes();
         if bytes.len() == abi::NAME_SIZE {
             return Err(Refusal::TooLong);
         }
-        let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let allowed = |&byte: &u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
         let ended = field.0[bytes.len()..].iter().all(|&byte| byte == 0);
         let is_folder = [&b"."[..], b".."].contains(&bytes);
         if bytes.is_empty() || is_folder || !bytes.iter().all(allowed) || !ended {
@@ -92,6 +102,7 @@ mod tests {
             b"/",
             b"a b",
             b"a\n",
+            b"a:b",
             b"!",
             b"caf\xc3\xa9",
             b"\xff",
@@ -102,6 +113,8 @@ mod tests {
         ] {
             assert_eq!(check(bad), Err(Refusal::Invalid), "{bad:?}");
         }
+        let bar = abi::Name::new(b"pci-0000:01:00.0-bar2").unwrap();
+        assert!(Name::check(&bar).is_err() && Name::of_any(&bar).is_ok());
         assert_eq!(check(&[b'x'; 64]), Err(Refusal::TooLong));
         assert_eq!(check(b"control"), Err(Refusal::Taken));
         assert!(check(b"control1").is_ok());

@@ -11,10 +11,12 @@
 
 use crate::abi;
 use crate::abstractions::debugfs::{DebugFile, DebugFolder};
+use crate::abstractions::device_memory::{CacheMode, DeviceMemory};
 use crate::abstractions::file_watch::FileWatch;
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::abstractions::stored_file::{FileQueues, StoredFile};
+use crate::backing::bar::BarBacking;
 use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
 use crate::backing::Backing;
@@ -54,6 +56,11 @@ pub(crate) enum Source {
         /// Bytes that the device has at most; fewer where the file has fewer.
         most: u64,
     },
+    Bar {
+        memory: Arc<DeviceMemory>,
+        /// How it is cached where nobody asks for it to be uncached.
+        mode: CacheMode,
+    },
 }
 
 impl Source {
@@ -62,6 +69,7 @@ impl Source {
         match self {
             Self::Memory { size, .. } => *size,
             Self::File { file, most } => file.size().min(*most),
+            Self::Bar { memory, .. } => memory.len(),
         }
     }
 }
@@ -89,7 +97,7 @@ struct Devices {
 struct Entry {
     device: Arc<dyn AnyDevice>,
     // Until it ends.
-    _presence: Option<Presence>,
+    presence: Option<Presence>,
 }
 
 /// What makes a device one that can be opened.
@@ -97,13 +105,14 @@ struct Presence {
     // Where the kernel has no way to, the size is looked at with each call only.
     _watch: Option<FileWatch<Device<FileBacking>>>,
     _debug_file: DebugFile<Counters>,
-    _node: Node,
+    node: Node,
 }
 
 /// The node of a device, which is there until this is dropped.
 enum Node {
     Memory(#[expect(dead_code)] Registered<Memory>),
     File(#[expect(dead_code)] Registered<FileBacking>),
+    Bar(#[expect(dead_code)] Registered<BarBacking>),
 }
 
 type Registered<B> = Pin<KBox<Registration<OpenDevice<B>>>>;
@@ -130,6 +139,11 @@ impl Registry {
                 ending: RBTree::new(),
             }),
         })
+    }
+
+    /// Returns where the inodes of devices live.
+    pub(crate) fn mount(&self) -> &Arc<PseudoMount> {
+        &self.mount
     }
 
     /// Returns the queues for work of the devices that has to wait.
@@ -196,6 +210,11 @@ impl Registry {
                 };
                 self.publish(device, counters, watch, Node::File)?
             }
+            Source::Bar { memory, mode } => {
+                let backing = BarBacking::new(memory.clone(), *mode);
+                let device = Device::new(id, plan.name, size, Ok(backing), counters.clone())?;
+                self.publish(device, counters, None, Node::Bar)?
+            }
         };
         let largest_folio = entry.device.info().largest_folio;
         devices.by_id.insert(place.into_node(id, entry));
@@ -222,29 +241,48 @@ impl Registry {
         let node = KBox::pin_init(Registration::new(node, data), GFP_KERNEL)?;
         Ok(Entry {
             device,
-            _presence: Some(Presence {
+            presence: Some(Presence {
                 _watch: watch,
                 _debug_file: debug_file,
-                _node: to_node(node),
+                node: to_node(node),
             }),
         })
     }
 
-    /// Ends a device, used or not. May sleep.
+    /// Ends a device, used or not, as somebody asks for. May sleep.
     ///
-    /// Fails with `ENOENT` where there is none of that name.
+    /// Fails with `ENOENT` where there is none of that name, and with `EOPNOTSUPP` where it is a BAR: that ends when its
+    /// driver is unbound.
     pub(crate) fn destroy(&self, name: &Name) -> Result {
         let id = self.devices.lock().find(name).ok_or(ENOENT)?;
-        self.destroy_id(id).map_err(|_| ENOENT)
+        self.destroy_id(id).map_err(|error| match error {
+            error if error == ENODEV => ENOENT,
+            error => error,
+        })
     }
 
-    /// Ends the device of an id. May sleep. Fails with `ENODEV` where that has happened.
+    /// Ends the device of an id, as [`Self::destroy`] does. Fails with `ENODEV` where that has happened.
     pub(crate) fn destroy_id(&self, id: u64) -> Result {
+        if self.is_bar(id) {
+            return Err(EOPNOTSUPP);
+        }
+        self.remove(id)
+    }
+
+    fn is_bar(&self, id: u64) -> bool {
+        let devices = self.devices.lock();
+        let entry = devices.by_id.get(&id);
+        let presence = entry.and_then(|entry| entry.presence.as_ref());
+        presence.is_some_and(|presence| matches!(presence.node, Node::Bar(_)))
+    }
+
+    /// Ends the device of an id, whatever it is. May sleep. Fails with `ENODEV` where that has happened.
+    pub(crate) fn remove(&self, id: u64) -> Result {
         let mut devices = self.devices.lock();
         let entry = devices.by_id.get_mut(&id).ok_or(ENODEV)?;
         let device = entry.device.clone();
         // The node goes under the lock, so that the name is free for whoever takes the lock next.
-        entry._presence = None;
+        entry.presence = None;
         if let Some(entry) = devices.by_id.remove_node(&id) {
             devices.ending.insert(entry);
             devices.count -= 1;
@@ -265,7 +303,7 @@ impl Registry {
             drop(devices);
             match first {
                 // Nobody else ends one any more.
-                Some(id) => drop(self.destroy_id(id)),
+                Some(id) => drop(self.remove(id)),
                 None => return,
             }
         }

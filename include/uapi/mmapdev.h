@@ -9,7 +9,8 @@
  * A device has a name, by which the control node knows it: 1 to 63 of the characters A-Z a-z 0-9 . _ -
  * (EINVAL for others and for "." and "..", ENAMETOOLONG where the name field has no zero at its end). Its node is
  * /dev/mmapdev-<name>, or /dev/mmapdev<name> where the name is a number: the devices that the module
- * makes when it is loaded are named 0, 1 and so on. "control" is taken.
+ * makes when it is loaded are named 0, 1 and so on. "control" is taken. The BARs of a PCI device that the module
+ * is bound to are named pci-<address>-bar<number>, as in pci-0000:01:00.0-bar2: no name of another device has a colon.
  *
  * Requests that are about one device are made to the control node, with the device's name in the name
  * field (ENOENT where there is none of that name), or to the device's own node, with a name of zeros
@@ -49,6 +50,8 @@ enum mmapdev_backing {
 	MMAPDEV_BACKING_MEMORY = 1,
 	/** A file: pages are read when they are touched, written back, and taken away when memory is short. */
 	MMAPDEV_BACKING_FILE = 2,
+	/** A BAR of a PCI device that the module's driver is bound to: not to be made, resized, punched or destroyed. */
+	MMAPDEV_BACKING_PCI = 3,
 };
 
 /** Which folio sizes a device's memory uses. */
@@ -152,7 +155,8 @@ struct mmapdev_create {
  *
  * Works while it is open and mapped: the node and the name go at once, and so does its memory, but for pages
  * that are pinned, which go with the pin. From then on each touch of a mapping is SIGBUS, private copies
- * included, and each call on a file that is still open fails with ENODEV.
+ * included, and each call on a file that is still open fails with ENODEV. EOPNOTSUPP for a BAR of a PCI device, which
+ * ends so when the driver is unbound or the PCI device goes.
  */
 struct mmapdev_destroy {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */
@@ -172,7 +176,7 @@ struct mmapdev_destroy {
  * What ftruncate() does to a file: a smaller device loses what is beyond its new end, and touches there are
  * SIGBUS; what a larger one gains reads as zeros. Where the new end divides a large folio that somebody has
  * pinned, the rest of that folio becomes zeros, which a mapping may show until the folio goes, as on a tmpfs.
- * Errors as in struct mmapdev_create.
+ * Errors as in struct mmapdev_create, and EOPNOTSUPP where the size is not the device's own.
  */
 struct mmapdev_resize {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */

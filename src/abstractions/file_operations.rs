@@ -183,6 +183,11 @@ pub(crate) fn is_open_for_writing(file: &File) -> bool {
     access == kernel::fs::file::flags::O_WRONLY || access == kernel::fs::file::flags::O_RDWR
 }
 
+/// Returns whether a file was opened so that each write is to be safe when it returns (`O_DSYNC`, and with it `O_SYNC`).
+pub(crate) fn is_open_for_sync(file: &File) -> bool {
+    file.flags() & kernel::fs::file::flags::O_DSYNC != 0
+}
+
 /// A request to move the position of a file.
 pub(crate) struct Seek<'a> {
     file: &'a LocalFile,

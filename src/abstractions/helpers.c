@@ -12,9 +12,13 @@
 #include <linux/fs_context.h>
 #include <linux/fsnotify_backend.h>
 #include <linux/huge_mm.h>
+#include <linux/io.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/pagemap.h>
+#include <linux/pci.h>
 #include <linux/percpu.h>
+#include <linux/pm_runtime.h>
 #include <linux/pseudo_fs.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
@@ -460,6 +464,96 @@ bool abstractions_helper_vma_thp_disabled(struct vm_area_struct *vma)
 bool abstractions_helper_pmd_none(pmd_t *pmd)
 {
 	return pmd_none(pmdp_get_lockless(pmd));
+}
+
+/* vm_pfn.rs */
+
+/* Whether a PMD entry can map page frames that are no pages. */
+bool abstractions_helper_supports_pmd_pfnmap(void)
+{
+	return IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
+}
+
+/* vm_area_desc.rs */
+
+bool abstractions_helper_vma_desc_is_shared(struct vm_area_desc *desc)
+{
+	return vma_desc_test(desc, VMA_MAYSHARE_BIT) && !vma_desc_is_cow_mapping(desc);
+}
+
+/* As enum CacheMode in device_memory.rs has them. */
+enum { ABSTRACTIONS_WRITE_BACK, ABSTRACTIONS_WRITE_COMBINING, ABSTRACTIONS_UNCACHED };
+
+/* Where the kernel keeps a record of it, the record says how an entry in a page table caches; elsewhere this does. */
+void abstractions_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc, unsigned int mode)
+{
+	vma_desc_set_flags(desc, VMA_IO_BIT, VMA_PFNMAP_BIT, VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);
+	if (mode == ABSTRACTIONS_WRITE_COMBINING)
+		desc->page_prot = pgprot_writecombine(desc->page_prot);
+	else if (mode == ABSTRACTIONS_UNCACHED)
+		desc->page_prot = pgprot_device(desc->page_prot);
+	desc->page_prot = pgprot_decrypted(desc->page_prot);
+}
+
+/* device_memory.rs */
+
+#ifndef ioremap_cache
+#define ioremap_cache ioremap
+#endif
+
+void __iomem *abstractions_helper_ioremap(phys_addr_t start, size_t size, unsigned int mode)
+{
+	if (mode == ABSTRACTIONS_WRITE_BACK)
+		return ioremap_cache(start, size);
+	if (mode == ABSTRACTIONS_WRITE_COMBINING)
+		return ioremap_wc(start, size);
+	return ioremap(start, size);
+}
+
+void abstractions_helper_wmb(void)
+{
+	wmb();
+}
+
+/* pci_device.rs */
+
+unsigned long abstractions_helper_pci_resource_flags(struct pci_dev *dev, int bar)
+{
+	return pci_resource_flags(dev, bar);
+}
+
+void abstractions_helper_pci_allow_suspend(struct pci_dev *dev)
+{
+	pm_runtime_put_noidle(&dev->dev);
+}
+
+void abstractions_helper_pci_forbid_suspend(struct pci_dev *dev)
+{
+	pm_runtime_get_noresume(&dev->dev);
+}
+
+int abstractions_helper_pci_resume(struct pci_dev *dev)
+{
+	return pm_runtime_resume_and_get(&dev->dev);
+}
+
+void abstractions_helper_pci_put(struct pci_dev *dev)
+{
+	pm_runtime_put(&dev->dev);
+}
+
+/* published.rs */
+
+static DEFINE_MUTEX(abstractions_published);
+
+void abstractions_helper_published_lock(void)
+{
+	mutex_lock(&abstractions_published);
+}
+
+void abstractions_helper_published_unlock(void)
+{
+	mutex_unlock(&abstractions_published);
 }
 
 /* file_operations.rs */

@@ -183,6 +183,39 @@ extern "C" {
     pub(super) fn abstractions_helper_vma_thp_disabled(vma: *mut bindings::vm_area_struct) -> bool;
     pub(super) fn abstractions_helper_pmd_none(pmd: *mut bindings::pmd_t) -> bool;
 
+    // vm_pfn.rs
+    pub(super) fn abstractions_helper_supports_pmd_pfnmap() -> bool;
+
+    // vm_area_desc.rs
+    pub(super) fn abstractions_helper_vma_desc_is_shared(desc: *mut bindings::vm_area_desc)
+        -> bool;
+    pub(super) fn abstractions_helper_vma_desc_set_pfnmap(
+        desc: *mut bindings::vm_area_desc,
+        mode: c_uint,
+    );
+
+    // device_memory.rs
+    pub(super) fn abstractions_helper_ioremap(
+        start: bindings::phys_addr_t,
+        size: usize,
+        mode: c_uint,
+    ) -> *mut c_void;
+    pub(super) fn abstractions_helper_wmb();
+
+    // pci_device.rs
+    pub(super) fn abstractions_helper_pci_resource_flags(
+        dev: *mut bindings::pci_dev,
+        bar: c_int,
+    ) -> c_ulong;
+    pub(super) fn abstractions_helper_pci_allow_suspend(dev: *mut bindings::pci_dev);
+    pub(super) fn abstractions_helper_pci_forbid_suspend(dev: *mut bindings::pci_dev);
+    pub(super) fn abstractions_helper_pci_resume(dev: *mut bindings::pci_dev) -> c_int;
+    pub(super) fn abstractions_helper_pci_put(dev: *mut bindings::pci_dev);
+
+    // published.rs
+    pub(super) fn abstractions_helper_published_lock();
+    pub(super) fn abstractions_helper_published_unlock();
+
     // file_operations.rs
     pub(super) fn abstractions_helper_file_set_mapping(
         file: *mut bindings::file,

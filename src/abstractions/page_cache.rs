@@ -316,7 +316,7 @@ impl Drop for InvalidateSharedGuard<'_> {
 /// # Invariants
 ///
 /// The invalidate lock of `space` is held exclusively, and this value owns it; the inode lock is held, too.
-struct InvalidateGuard<'a> {
+pub(super) struct InvalidateGuard<'a> {
     space: &'a AddressSpace,
     _not_send: NotThreadSafe,
 }
@@ -345,7 +345,7 @@ impl<'a> WriteGuard<'a> {
     }
 
     /// Locks the page cache against faults, reads and writes that would bring in pages.
-    fn lock_against_faults(&self) -> InvalidateGuard<'a> {
+    pub(super) fn lock_against_faults(&self) -> InvalidateGuard<'a> {
         // SAFETY: The pointer is valid by the type invariant of `AddressSpace`.
         unsafe { helpers::abstractions_helper_filemap_invalidate_lock(self.space.as_raw()) };
         // INVARIANT: The lock was just taken; the inode lock is held by the type invariant.

@@ -5,10 +5,14 @@
 //! C header: [`include/linux/mm_types.h`](srctree/include/linux/mm_types.h), `struct vm_area_desc`.
 //! Reference: <https://docs.kernel.org/filesystems/mmap_prepare.html>
 
+use super::device_memory::Access;
 use super::file_operations::FileOperations;
+use super::helpers;
 use super::vm_operations::{VmOperations, VmOperationsTable};
+use super::vm_pfn::{PfnOperations, PfnOperationsTable};
 use core::marker::PhantomData;
 use kernel::bindings;
+use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
@@ -65,5 +69,57 @@ impl<F: FileOperations> VmAreaDesc<F> {
         // SAFETY: The description is valid by the type invariant, and only this hook writes to it. The
         // table is static, and its handlers are for files with the operations `F`.
         unsafe { (*self.inner.get()).vm_ops = VmOperationsTable::<V>::table() };
+    }
+
+    /// Returns the mapping as one that is shared; `EINVAL` where it is private.
+    ///
+    /// A page of a private mapping becomes a copy when it is written to, and what has no page cannot be copied: the kernel
+    /// has a `BUG_ON()` for device memory in one, which may be written to at any later time.
+    pub(crate) fn shared(&self) -> Result<&SharedVmAreaDesc<F>> {
+        // SAFETY: The description is valid by the type invariant.
+        if unsafe { helpers::abstractions_helper_vma_desc_is_shared(self.inner.get()) } {
+            // SAFETY: The type is transparent.
+            // INVARIANT: Checked just now.
+            Ok(unsafe { &*core::ptr::from_ref(self).cast() })
+        } else {
+            Err(EINVAL)
+        }
+    }
+}
+
+/// A [`VmAreaDesc`] of a mapping that is shared, and so never has a copy of what is mapped.
+///
+/// # Invariants
+///
+/// The mapping is not copied on write, and cannot become so.
+#[repr(transparent)]
+pub(crate) struct SharedVmAreaDesc<F: FileOperations>(VmAreaDesc<F>);
+
+impl<F: FileOperations> SharedVmAreaDesc<F> {
+    /// Makes it a mapping of device memory by page frame, cached as that memory is, and sets what it does when it is
+    /// touched.
+    ///
+    /// It cannot grow (`VM_DONTEXPAND`), and is left out of core dumps. Mirrors what `io_remap_pfn_range()` sets.
+    /// Fails with `EINVAL` where there are fewer pages.
+    pub(crate) fn map_device_memory<V: PfnOperations<File = F>>(
+        &self,
+        access: &Access<'_>,
+    ) -> Result {
+        let desc = &self.0;
+        let end = desc.index().checked_add(desc.len() >> PAGE_SHIFT);
+        if end.is_none_or(|end| end > access.pages()) {
+            return Err(EINVAL);
+        }
+        // SAFETY: The description is valid by the type invariant, and only this hook writes to it.
+        unsafe {
+            helpers::abstractions_helper_vma_desc_set_pfnmap(
+                desc.inner.get(),
+                access.mode() as c_uint,
+            );
+        }
+        // SAFETY: As above. The table is static, and its handlers are for files with the operations `F` and for mappings
+        // that are not copied on write and have `VM_PFNMAP`.
+        unsafe { (*desc.inner.get()).vm_ops = PfnOperationsTable::<V>::table() };
+        Ok(())
     }
 }

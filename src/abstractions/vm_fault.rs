@@ -40,16 +40,16 @@ impl VmFault {
         unsafe { &*fault.cast() }
     }
 
-    fn as_raw(&self) -> *mut bindings::vm_fault {
+    pub(super) fn as_raw(&self) -> *mut bindings::vm_fault {
         self.0.get()
     }
 
-    fn vma(&self) -> *mut bindings::vm_area_struct {
+    pub(super) fn vma(&self) -> *mut bindings::vm_area_struct {
         // SAFETY: The fault is valid by the type invariant.
         unsafe { (*self.as_raw()).__bindgen_anon_1.vma }
     }
 
-    fn address(&self) -> usize {
+    pub(super) fn address(&self) -> usize {
         // SAFETY: The fault is valid by the type invariant.
         unsafe { (*self.as_raw()).__bindgen_anon_1.address }
     }
@@ -107,7 +107,7 @@ impl VmFault {
     }
 
     /// Returns the address space of the mapped file.
-    fn mapping(&self) -> *mut bindings::address_space {
+    pub(super) fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: The VMA is valid and maps a file by the type invariant.
         unsafe { (*(*self.vma()).vm_file).f_mapping }
     }
@@ -132,7 +132,7 @@ impl VmFault {
         )
     }
 
-    fn vma_range(&self) -> (usize, usize) {
+    pub(super) fn vma_range(&self) -> (usize, usize) {
         // SAFETY: The VMA is valid and locked by the type invariant.
         let range = unsafe { &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1 };
         (range.vm_start, range.vm_end)
@@ -484,6 +484,13 @@ impl HugeFaultOutcome<'_> {
 pub(crate) struct Installed<'a>(bindings::vm_fault_t, PhantomData<&'a VmFault>);
 
 impl Installed<'_> {
+    /// # Safety
+    ///
+    /// `reason` must be the answer of a function of the kernel's to the fault.
+    pub(super) unsafe fn new(reason: bindings::vm_fault_t) -> Self {
+        Self(reason, PhantomData)
+    }
+
     /// Returns why there is no page, if so; `None` where there is, or where the touch is to be repeated.
     pub(crate) fn failure(&self) -> Option<Failure> {
         if self.0 & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
@@ -525,4 +532,4 @@ pub(crate) const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
 pub(crate) const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
 
 /// Bytes that the entries of one table of PMD entries map.
-const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;
+pub(super) const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;

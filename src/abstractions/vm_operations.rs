@@ -79,7 +79,7 @@ impl<T: VmOperations> VmOperationsTable<T> {
         map_pages: Some(if T::HAS_MAP_PAGES {
             Self::map_pages
         } else {
-            Self::map_no_pages
+            map_no_pages
         }),
         page_mkwrite: if T::HAS_PAGE_MKWRITE {
             Some(Self::page_mkwrite)
@@ -157,19 +157,19 @@ impl<T: VmOperations> VmOperationsTable<T> {
         let around = unsafe { PageAround::new(fault, first, last) };
         T::map_pages(file, &around).map_or(0, Installed::into_reason)
     }
+}
 
-    /// Maps nothing. It is here because the kernel repeats the fault of a driver that does not have it under
-    /// the mmap lock, instead of the VMA's own. For what is resident around a page there is
-    /// [`VmFault::map_resident`], which serves writes as well.
-    ///
-    /// # Safety
-    ///
-    /// None beyond what the caller of a `map_pages` handler promises.
-    unsafe extern "C" fn map_no_pages(
-        _fault: *mut bindings::vm_fault,
-        _start: c_ulong,
-        _end: c_ulong,
-    ) -> bindings::vm_fault_t {
-        0
-    }
+/// Maps nothing. It is here because the kernel repeats the fault of a driver that does not have it under
+/// the mmap lock, instead of the VMA's own. For what is resident around a page there is
+/// [`VmFault::map_resident`], which serves writes as well.
+///
+/// # Safety
+///
+/// None beyond what the caller of a `map_pages` handler promises.
+pub(super) unsafe extern "C" fn map_no_pages(
+    _fault: *mut bindings::vm_fault,
+    _start: c_ulong,
+    _end: c_ulong,
+) -> bindings::vm_fault_t {
+    0
 }

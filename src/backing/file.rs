@@ -5,10 +5,10 @@
 
 use super::Backing;
 use crate::abi;
-use crate::abstractions::file_cache::{Arrivals, Durability, FileCache};
-use crate::abstractions::file_operations::SyncRange;
+use crate::abstractions::file_cache::{self, Arrivals, Durability, FileCache};
+use crate::abstractions::file_operations::{is_open_for_writing, SyncRange};
 use crate::abstractions::folio::Folio;
-use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
+use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -19,8 +19,8 @@ use crate::device::Device;
 use crate::file::OpenDevice;
 use crate::mapping::StoredMapping;
 use crate::parameters::Huge;
-use kernel::fs::Kiocb;
-use kernel::iov::IovIterDest;
+use kernel::fs::{File, Kiocb};
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::seq_file::{seq_print, SeqFile};
@@ -48,6 +48,11 @@ impl FileBacking {
             cache: FileCache::new(file_system, store, counters, size)?,
             most,
         })
+    }
+
+    /// Returns whether anybody may write to it.
+    fn is_writable(&self) -> bool {
+        self.cache.store().is_writable()
     }
 
     /// Returns how many bytes there are by what the file has now, and has had all the time.
@@ -79,13 +84,17 @@ impl Arrivals for Counters {
 impl Backing for FileBacking {
     const KIND: u32 = abi::BACKING_FILE;
     const IS_STORED: bool = true;
+    type Usage = ();
+
+    fn open(&self, file: &File) -> Result {
+        if is_open_for_writing(file) && !self.is_writable() {
+            return Err(EROFS);
+        }
+        Ok(())
+    }
 
     fn address_space(&self) -> &AddressSpace {
         &self.cache
-    }
-
-    fn is_writable(&self) -> bool {
-        self.cache.store().is_writable()
     }
 
     fn overlaps(&self, file: &StoredFile, most: u64) -> bool {
@@ -96,8 +105,9 @@ impl Backing for FileBacking {
             && other < start.saturating_add(self.most)
     }
 
-    fn set_operations(&self, desc: &VmAreaDesc<OpenDevice<Self>>) {
+    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
         desc.set_operations::<StoredMapping>();
+        Ok(())
     }
 
     fn read(
@@ -106,6 +116,23 @@ impl Backing for FileBacking {
         iov: &mut IovIterDest<'_>,
     ) -> Result<usize> {
         device.backing().cache.read(kiocb, iov, device.size())
+    }
+
+    fn write(
+        device: &Device<Self>,
+        start: u64,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        iov: &mut IovIterSource<'_>,
+    ) -> Result<usize> {
+        if may_wait(kiocb) == Wait::Forbidden {
+            // It may have to be read before, or wait until there are fewer dirty pages.
+            return Err(EAGAIN);
+        }
+        device.copy_in(start, kiocb, iov, Wait::Allowed)
+    }
+
+    fn finish_write(kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>, written: usize) -> Result<usize> {
+        file_cache::sync_written(kiocb, written)
     }
 
     fn sync(&self, range: SyncRange) {

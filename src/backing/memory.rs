@@ -25,8 +25,8 @@ use crate::extent;
 use crate::file::OpenDevice;
 use crate::mapping::{Mapping, SmallMapping};
 use crate::parameters::Huge;
-use kernel::fs::Kiocb;
-use kernel::iov::IovIterDest;
+use kernel::fs::{File, Kiocb};
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -88,17 +88,23 @@ impl Memory {
 impl Backing for Memory {
     const KIND: u32 = abi::BACKING_MEMORY;
     const IS_STORED: bool = false;
+    type Usage = ();
+
+    fn open(&self, _file: &File) -> Result {
+        Ok(())
+    }
 
     fn address_space(&self) -> &AddressSpace {
         &self.cache
     }
 
-    fn set_operations(&self, desc: &VmAreaDesc<OpenDevice<Self>>) {
+    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
         if self.largest_folio() < PMD_SIZE {
             desc.set_operations::<SmallMapping>();
         } else {
             desc.set_operations::<Mapping>();
         }
+        Ok(())
     }
 
     fn read(
@@ -113,6 +119,15 @@ impl Backing for Memory {
             Err(error) if copied == 0 => Err(error),
             _ => Ok(copied),
         }
+    }
+
+    fn write(
+        device: &Device<Self>,
+        start: u64,
+        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+        iov: &mut IovIterSource<'_>,
+    ) -> Result<usize> {
+        device.copy_in(start, kiocb, iov, may_wait(kiocb))
     }
 
     fn sync(&self, _range: SyncRange) {

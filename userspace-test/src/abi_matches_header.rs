@@ -190,6 +190,7 @@ fn constants_have_the_headers_names_and_values() {
         ("NAME_SIZE", abi::NAME_SIZE as u32),
         ("BACKING_MEMORY", abi::BACKING_MEMORY),
         ("BACKING_FILE", abi::BACKING_FILE),
+        ("BACKING_PCI", abi::BACKING_PCI),
         ("HUGE_NEVER", abi::HUGE_NEVER),
         ("HUGE_ALWAYS", abi::HUGE_ALWAYS),
         ("HUGE_ADVISE", abi::HUGE_ADVISE),

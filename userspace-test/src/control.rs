@@ -45,14 +45,14 @@ pub fn name_of(word: &OsStr) -> Result<String, String> {
     match word.to_str() {
         Some(name) if is_name(name.as_bytes()) => Ok(name.to_string()),
         _ => Err(format!(
-            "{word:?} is no name: 1 to 63 of the characters A-Z a-z 0-9 . _ - are"
+            "{word:?} is no name: 1 to 63 of the characters A-Z a-z 0-9 . _ - (and : in those of PCI devices) are"
         )),
     }
 }
 
 /// Returns whether this is what the module takes for a name, of a device or of the control node.
 fn is_name(bytes: &[u8]) -> bool {
-    let refusal = Name::new(bytes).map(|field| name::Name::check(&field).err());
+    let refusal = Name::new(bytes).map(|field| name::Name::of_any(&field).err());
     matches!(refusal, Some(None | Some(name::Refusal::Taken)))
 }
 
@@ -220,6 +220,7 @@ mod tests {
             ("/dev/mmapdev17", "17"),
             ("/dev/mmapdev-frames", "frames"),
             ("/dev/mmapdev--x", "-x"),
+            ("pci-0000:01:00.0-bar2", "pci-0000:01:00.0-bar2"),
             ("/dev/./mmapdev-frames", "frames"),
         ] {
             assert_eq!(name_of(OsStr::new(word)).as_deref(), Ok(name), "{word}");

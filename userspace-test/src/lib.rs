@@ -16,6 +16,8 @@
 //! | [`device`] | an open device: its size, counters and page frames, and wrong calls on purpose |
 //! | [`mapping`] | a piece of address space that unmaps itself, read and written with atomics |
 //! | [`pagemap`] | which page frame is behind an address of this process |
+//! | [`monitor`] | QEMU's monitor: what is done to the machine from outside |
+//! | [`pci`] | PCI devices as sysfs has them |
 //! | [`smaps`] | what the kernel says about one mapping of this process |
 //! | [`memory`] | how much memory the machine has free, and what it is used for |
 //! | [`numa`] | the machine's nodes, and moving a process's pages between them |
@@ -41,8 +43,10 @@ pub mod kernel_log;
 pub mod mapping;
 pub mod memory;
 pub mod module;
+pub mod monitor;
 pub mod numa;
 pub mod pagemap;
+pub mod pci;
 pub mod random;
 pub mod ring;
 pub mod shared_lock;

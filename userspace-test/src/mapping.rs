@@ -74,6 +74,25 @@ impl Mapping {
         Ok(Self::from_start(start, len))
     }
 
+    /// Maps a file as [`Self::shared`] does, at an address that is a multiple of `alignment`.
+    pub fn shared_aligned(file: impl AsFd, len: usize, alignment: usize) -> io::Result<Self> {
+        // SAFETY: A new mapping where the kernel chooses, of which nothing can be touched.
+        let place = unsafe {
+            let none = ProtFlags::empty();
+            mm::mmap_anonymous(null_mut(), len + alignment, none, MapFlags::PRIVATE)?
+        };
+        // Free again when this is dropped.
+        let place = Self::from_start(place, len + alignment).start;
+        let hint = place.map_addr(|address| address.next_multiple_of(alignment));
+        // SAFETY: A new mapping where the kernel chooses, as the address is a hint.
+        let start = unsafe { mm::mmap(hint.cast(), len, READ_WRITE, MapFlags::SHARED, file, 0)? };
+        let mapping = Self::from_start(start, len);
+        if mapping.address(0) % alignment != 0 {
+            return Err(io::Error::other("the place was taken by others"));
+        }
+        Ok(mapping)
+    }
+
     /// Sets memory of the process's own aside.
     pub fn anonymous(len: usize) -> io::Result<Self> {
         // SAFETY: A new mapping where the kernel chooses.

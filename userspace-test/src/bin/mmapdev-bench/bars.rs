@@ -35,6 +35,9 @@ const UNTRACED: &str = "4 KiB, no tracepoints";
 const SUM: &str = "sum through a fresh mapping";
 const SUM_READ: &str = "sum through read(), best request";
 
+/// Memory of a PCI device.
+pub(crate) const BAR: &str = "mmapdev PCI BAR";
+
 /// A device of a file, and that file on its own file system.
 pub(crate) const STORED: &str = "mmapdev, a file";
 pub(crate) const FILE: &str = "the file itself";
@@ -45,6 +48,8 @@ pub(crate) const FILE_RANDOM: &str = "touch of one page of a file, cold";
 const BARS: &[Bar] = &[
     bar((READ, "mmapdev 2 MiB"), 1.05, (READ, "hugetlb")),
     bar((WRITE, "mmapdev 2 MiB"), 1.05, (WRITE, "hugetlb")),
+    bar((READ, BAR), 1.10, (READ, "hugetlb")),
+    bar((WRITE, BAR), 1.10, (WRITE, "hugetlb")),
     bar((READ, "mmapdev 64 KiB"), 0.30, (READ, "memfd")),
     bar((WRITE, "mmapdev 64 KiB"), 0.10, (WRITE, "memfd")),
     bar((READ, "mmapdev 4 KiB"), 0.89, (READ, "memfd")),
@@ -96,6 +101,7 @@ const LIMITS: &[(Figure, f64)] = &[
     ((RETRIED, "mmapdev 2 MiB"), 0.0),
     ((RETRIED, "mmapdev 64 KiB"), 0.0),
     ((RETRIED, "mmapdev 4 KiB"), 0.0),
+    ((RETRIED, BAR), 0.0),
     ((BESIDE, "mmapdev 2 MiB"), 0.2),
     // The tree that finds the pages has a node of 576 bytes for 64 of them: 0.22 percent, as a memfd's.
     ((BESIDE, "mmapdev 64 KiB"), 0.25),

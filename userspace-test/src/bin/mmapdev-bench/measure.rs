@@ -2,14 +2,16 @@
 
 //! The measurements.
 
-use crate::bars::{BESIDE, REQUESTS, RETRIED};
+use crate::bars::{BAR, BESIDE, REQUESTS, RETRIED};
 use crate::results::{Results, PER_SECOND, RATIO};
 use crate::stored;
+use mmapdev_userspace::control;
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::Loaded;
+use mmapdev_userspace::pci::PciDevice;
 use mmapdev_userspace::{memory, HUGE_PAGE, MIB, PAGE};
-use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
+use rustix::fs::{ftruncate, memfd_create, MemfdFlags, OFlags};
 use rustix::mm::{Advice, MapFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,6 +40,8 @@ enum Memory {
 enum Kind {
     Mmapdev(&'static str),
     Untraced(&'static str),
+    /// The memory of a PCI device, which is there always.
+    Bar,
     Memfd(MemfdFlags),
     Anonymous(Advice),
 }
@@ -47,6 +51,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("mmapdev 64 KiB", Kind::Mmapdev("huge=1 folio_kib=64")),
     ("mmapdev 4 KiB", Kind::Mmapdev("huge=0")),
     ("4 KiB, no tracepoints", Kind::Untraced("huge=0")),
+    (BAR, Kind::Bar),
     ("memfd", Kind::Memfd(MemfdFlags::CLOEXEC)),
     ("hugetlb", Kind::Memfd(MemfdFlags::HUGETLB)),
     ("anonymous 4 KiB", Kind::Anonymous(Advice::LinuxNoHugepage)),
@@ -65,6 +70,11 @@ impl Kind {
                 let loaded = Loaded::untraced(&format!("size_mib={} {parameters}", size / MIB))?;
                 Memory::Device(Device::open()?, loaded)
             }
+            Self::Bar => {
+                let loaded = Loaded::with("devices=0")?;
+                let node = control::node(&ivshmem(size)?.name_of(MEMORY));
+                Memory::Device(Device::open_with(node, OFlags::RDWR)?, loaded)
+            }
             Self::Memfd(flags) => {
                 let file = memfd_create("bench", flags)?;
                 ftruncate(&file, size as u64)?;
@@ -73,6 +83,22 @@ impl Kind {
             Self::Anonymous(advice) => Memory::Anonymous(advice),
         })
     }
+}
+
+/// Where ivshmem has its memory.
+const MEMORY: usize = 2;
+
+/// Returns an ivshmem with at least `size` bytes of memory.
+fn ivshmem(size: usize) -> io::Result<PciDevice> {
+    for device in PciDevice::all(0x1af4, 0x1110)? {
+        if device
+            .bar(MEMORY)?
+            .is_some_and(|bar| bar.len >= size as u64)
+        {
+            return Ok(device);
+        }
+    }
+    Err(io::Error::other("there is no ivshmem: boot with --pci"))
 }
 
 impl Memory {
@@ -124,7 +150,10 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
         ..Default::default()
     };
     for (variant, kind) in KINDS {
-        let mut retried = absent(&mut results, variant, *kind)?;
+        let mut retried = match kind {
+            Kind::Bar => 0,
+            _ => absent(&mut results, variant, *kind)?,
+        };
         if let Kind::Anonymous(_) = kind {
             continue;
         }
@@ -142,7 +171,7 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
             results.add(RETRIED, variant, "faults".into(), vec![retried as f64]);
         }
         drop(memory);
-        if *variant != "hugetlb" {
+        if *variant != "hugetlb" && *variant != BAR {
             beside(&mut results, variant, *kind)?;
         }
     }

@@ -8,7 +8,7 @@
 //!
 //! C file: `lib/fault-inject.c`.
 
-use crate::Test;
+use crate::{pci, Test};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::fail_nth::{FailCache, FailNth};
@@ -121,6 +121,20 @@ pub(crate) const TESTS: &[Test] = &[
     test("no_node_of_the_page_cache_in_huge_pages", HUGE, no_nodes),
     test("no_node_of_the_page_cache_in_64_kib", MIDDLE, no_nodes),
     test("no_node_of_the_page_cache_in_small_pages", SMALL, no_nodes),
+];
+
+/// On a machine with PCI devices.
+pub(crate) const PCI_TESTS: &[Test] = &[
+    test("opening", NONE, opening_bar),
+    test("mapping", NONE, mapping_bar),
+    test("touching_in_huge_pages", NONE, || {
+        touching_bar(0, 4 * HUGE_PAGE)
+    }),
+    test("touching_in_small_pages", NONE, || {
+        touching_bar(PAGE as u64, 2 * PAGE)
+    }),
+    test("reading", NONE, reading_bar),
+    test("writing", NONE, writing_bar),
 ];
 
 /// There are several hundred failures, and many are followed by loading it with success.
@@ -1106,6 +1120,110 @@ fn loading() -> io::Result<()> {
             module.unload()
         },
     )
+}
+
+fn opening_bar() -> io::Result<()> {
+    // What the kernel's own mappings were in is given back lazily.
+    const KEPT_BY_KERNEL: u64 = 32 * KIB as u64;
+    each_keeping(
+        KEPT_BY_KERNEL,
+        "opening a BAR",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        || Ok(pci::memory_node()),
+        |node| Device::open_with(node, OFlags::RDWR),
+        |node, result, _| {
+            drop(result);
+            let device = Device::open_with(node, OFlags::RDWR)?;
+            assert_eq!(device.info()?.open_files, 1);
+            bar_works(&device)
+        },
+    )
+}
+
+fn mapping_bar() -> io::Result<()> {
+    let device = pci::open_memory()?;
+    each(
+        "mapping a BAR",
+        &Fails::With(&[Errno::NOMEM]),
+        || Ok(()),
+        |()| Mapping::shared(&device, SIZE),
+        |(), result, _| {
+            drop(result);
+            bar_works(&device)
+        },
+    )
+}
+
+fn touching_bar(offset: u64, len: usize) -> io::Result<()> {
+    let device = pci::open_memory()?;
+    let file = memfd_create("bytes", MemfdFlags::CLOEXEC)?;
+    assert_eq!(pwrite(&file, &pattern(8), 0)?, 8);
+    each(
+        "touching a BAR",
+        // By a call, so that a page that cannot be had is an error.
+        &Fails::Among(&[Errno::FAULT, Errno::NOMEM]),
+        || Mapping::new(&device, len, READ_WRITE, MapFlags::SHARED, offset),
+        |mapping| mapping.pread_from(&file, 0, len - 8, 8),
+        |mapping, _, _| {
+            mapping.store(len - 1, 77);
+            assert_eq!(bytes(&device, offset as usize + len - 1, 1)?, [77]);
+            bar_works(&device)
+        },
+    )
+}
+
+fn reading_bar() -> io::Result<()> {
+    let device = pci::open_memory()?;
+    let data = pattern(40 * KIB);
+    assert_eq!(pwrite(&device, &data, 5)?, data.len());
+    each(
+        "reading a BAR",
+        // The buffer in between can be had in single pages, too.
+        &Fails::With(&[Errno::FAULT]),
+        || Ok(vec![0; data.len()]),
+        |buffer| Ok(pread(&device, &mut buffer[..], 5)?),
+        |buffer, result, was_short| {
+            let count = result.unwrap_or(0);
+            assert!(was_short || count == data.len());
+            assert!(buffer[..count] == data[..count]);
+            bar_works(&device)
+        },
+    )
+}
+
+fn writing_bar() -> io::Result<()> {
+    let device = pci::open_memory()?;
+    let data = pattern(40 * KIB);
+    each(
+        "writing to a BAR",
+        // The buffer in between can be had in single pages, too.
+        &Fails::With(&[Errno::FAULT]),
+        || {
+            let zeros = vec![0; data.len()];
+            assert_eq!(pwrite(&device, &zeros, 5)?, zeros.len());
+            Ok(())
+        },
+        |()| Ok(pwrite(&device, &data, 5)?),
+        |(), result, was_short| {
+            let count = result.unwrap_or(0);
+            assert!(was_short || count == data.len());
+            assert!(bytes(&device, 5, count)? == data[..count]);
+            assert!(bytes(&device, 5 + count, data.len() - count)?
+                .iter()
+                .all(|&byte| byte == 0));
+            bar_works(&device)
+        },
+    )
+}
+
+/// Checks that a BAR works by both ways.
+fn bar_works(device: &Device) -> io::Result<()> {
+    let mapping = Mapping::shared(device, SIZE)?;
+    for at in [0, HUGE_PAGE + 5, SIZE - 1] {
+        mapping.store(at, 0x5a);
+        assert_eq!(bytes(device, at, 1)?, [0x5a]);
+    }
+    Ok(())
 }
 
 fn unloading() -> io::Result<()> {

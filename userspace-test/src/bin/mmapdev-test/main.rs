@@ -28,6 +28,7 @@ mod load;
 mod map;
 mod open;
 mod other_process;
+mod pci;
 mod pressure;
 mod read_write;
 mod remap;
@@ -213,12 +214,26 @@ fn main() {
     } else {
         &[]
     };
+    // On a machine with PCI devices, which the module makes devices of when it is loaded.
+    let pci: &[Test] = if std::env::var_os("PCI").is_some() {
+        pci::TESTS
+    } else {
+        &[]
+    };
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
         leaks::begin().expect("a kernel with kmemleak");
         &[
             ("kunit", kunit::TESTS),
             ("allocations", allocations::TESTS),
+            (
+                "pci::allocations",
+                if pci.is_empty() {
+                    &[]
+                } else {
+                    allocations::PCI_TESTS
+                },
+            ),
             ("leaks", leaks::TESTS),
         ]
     } else {
@@ -231,7 +246,7 @@ fn main() {
     let trials = areas
         .iter()
         .copied()
-        .chain([("rig", rig), ("pressure", pressure)])
+        .chain([("rig", rig), ("pressure", pressure), ("pci", pci)])
         .chain(sanitizer.iter().copied())
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
         .filter(|(_, test)| match debian.as_deref() {

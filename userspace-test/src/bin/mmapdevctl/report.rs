@@ -33,6 +33,7 @@ impl Report {
         match self.0.backing {
             abi::BACKING_MEMORY => "memory".into(),
             abi::BACKING_FILE => "file".into(),
+            abi::BACKING_PCI => "pci".into(),
             other => other.to_string(),
         }
     }

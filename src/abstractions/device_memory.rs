@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that is a PCI device's own: opened, mapped by page frame and copied until it is revoked.
+//!
+//! C headers: [`include/linux/io.h`](srctree/include/linux/io.h),
+//! [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h)
+//!
+//! # The cache attribute
+//!
+//! A CPU must not see one piece of memory through two mappings that differ in how they are cached. The kernel keeps a
+//! record of it on x86 (`arch/x86/mm/pat/memtype.c`), in which each mapping of the kernel's own makes an entry,
+//! and that each entry in a page table of user space is made by. Here the kernel's mapping, [`Window`], is there for as
+//! long as somebody has the memory open, and for as long says how all of it is mapped, by everybody.
+//!
+//! # Lock order
+//!
+//! As in [`super::page_cache`]. The invalidate lock of an address space that never has a page is held, shared, around
+//! each look at whether the memory is there and what is done with it then: an entry in a page table, or a copy from or
+//! to kernel memory. It is held exclusively to open, to close and to revoke.
+
+use super::folio::LockedFolio;
+use super::helpers;
+use super::page_cache::{
+    AddressSpace, AddressSpaceOperations, InvalidateSharedGuard, PageCache, Wait, WriteGuard,
+};
+use super::pci_device::{Awake, ClaimedBar};
+use super::pseudo_fs::PseudoMount;
+use core::cell::UnsafeCell;
+use core::ptr::NonNull;
+use kernel::device::Bound;
+use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
+use kernel::{bindings, devres, pci};
+
+/// How the CPU treats memory of a device, mirroring `enum page_cache_mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum CacheMode {
+    /// As it treats its own: for what is memory.
+    WriteBack = 0,
+    /// Writes are put together before they go out, and nothing is kept.
+    WriteCombining = 1,
+    /// Each access is one of the device: for registers.
+    Uncached = 2,
+}
+
+/// How memory is to be cached when it is opened.
+#[derive(Clone, Copy)]
+pub(crate) enum Demand {
+    /// So, or more strictly where somebody else has it open so.
+    Any(CacheMode),
+    /// So and not otherwise.
+    Exactly(CacheMode),
+}
+
+/// Memory of a device.
+///
+/// # Invariants
+///
+/// `state` is only looked at with the invalidate lock of `cache` held, and changed with it held exclusively.
+#[pin_data]
+pub(crate) struct DeviceMemory {
+    device: ARef<pci::Device>,
+    start: u64,
+    len: u64,
+    state: UnsafeCell<State>,
+    #[pin]
+    cache: PageCache<NoPages>,
+}
+
+// SAFETY: What is in it may be used and dropped on any thread.
+unsafe impl Send for DeviceMemory {}
+// SAFETY: By the type invariant `state` is locked, and the rest does not change.
+unsafe impl Sync for DeviceMemory {}
+
+enum State {
+    /// The driver is bound, and `users` have it open.
+    Present {
+        users: usize,
+        /// There while there are users.
+        window: Option<Window>,
+        // Dropped after the window.
+        claim: ClaimedBar,
+    },
+    /// It is the driver's no more.
+    Revoked,
+}
+
+/// The kernel's own mapping of all of the memory; dropping it unmaps it.
+///
+/// # Invariants
+///
+/// `address` is that of a mapping of `len` bytes, which are the claimed memory of a device that has power.
+struct Window {
+    address: NonNull<c_void>,
+    len: usize,
+    mode: CacheMode,
+    // Dropped after the mapping is gone.
+    _awake: Awake,
+}
+
+impl Window {
+    /// Maps claimed memory. Mirrors `ioremap()` and its relatives. Sleeps. Fails with `ENOMEM`, also where the memory is
+    /// mapped with another mode already, by whoever did not ask for it.
+    fn new(claim: &ClaimedBar, mode: CacheMode, awake: Awake) -> Result<Self> {
+        let len = usize::try_from(claim.bar().len())?;
+        // SAFETY: The memory is claimed, so that there is no other use of it.
+        let address = unsafe {
+            helpers::abstractions_helper_ioremap(claim.bar().start(), len, mode as c_uint)
+        };
+        // INVARIANT: Just mapped.
+        Ok(Self {
+            address: NonNull::new(address).ok_or(ENOMEM)?,
+            len,
+            mode,
+            _awake: awake,
+        })
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it is mapped, and nobody uses it any more.
+        unsafe { bindings::iounmap(self.address.as_ptr()) };
+    }
+}
+
+impl DeviceMemory {
+    /// Makes memory of a claimed BAR, which is revoked when the driver is unbound at the latest.
+    ///
+    /// Its inode is made on `mount`. May sleep. Fails with `ENOMEM`, and with `EFBIG` where no file can have its size.
+    pub(crate) fn new(
+        device: &pci::Device<Bound>,
+        claim: ClaimedBar,
+        mount: Arc<PseudoMount>,
+    ) -> Result<Arc<Self>> {
+        let bar = *claim.bar();
+        let memory = Arc::pin_init(
+            try_pin_init!(Self {
+                device: device.into(),
+                start: bar.start(),
+                len: bar.len(),
+                state: UnsafeCell::new(State::Present {
+                    users: 0,
+                    window: None,
+                    claim,
+                }),
+                cache <- PageCache::new_in_memory(mount, bar.len(), false, NoPages),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        // Whatever becomes of the driver's data, this is done before the device is unbound.
+        let revoke = RevokeOnUnbind(memory.clone());
+        devres::register::<RevokeOnUnbind, Error>(device.as_ref(), Ok(revoke), GFP_KERNEL)?;
+        Ok(memory)
+    }
+
+    /// Returns the address space that its files map, which has no pages.
+    pub(crate) fn address_space(&self) -> &AddressSpace {
+        &self.cache
+    }
+
+    /// Returns how many bytes there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Returns the number of the page frame of a page, of those that can be mapped.
+    pub(crate) fn frame_of(&self, index: usize) -> u64 {
+        (self.start >> PAGE_SHIFT) + index as u64
+    }
+
+    /// Returns whether there is a piece of `size` bytes, a power of two, at an address that is a multiple of that.
+    pub(crate) fn has_piece(&self, size: usize) -> bool {
+        let first = self.start.checked_next_multiple_of(size as u64);
+        first
+            .and_then(|first| first.checked_add(size as u64))
+            .is_some_and(|end| end <= self.start + self.len)
+    }
+
+    /// Returns how many whole pages can be mapped; none where what is in the page of a byte may be another device's.
+    pub(crate) fn pages(&self) -> usize {
+        let page = PAGE_SIZE as u64;
+        if self.start % page == 0 && self.len % page == 0 {
+            (self.len >> PAGE_SHIFT) as usize
+        } else {
+            0
+        }
+    }
+
+    /// Opens the memory: wakes the device, and maps it for the kernel where nobody has it open. Sleeps.
+    ///
+    /// Fails with `ENODEV` where it was revoked, with `EBUSY` where somebody has it open who has it cached in another way
+    /// than is demanded, with `ENOMEM`, and as the device does where it cannot be woken.
+    pub(crate) fn open(self: &Arc<Self>, demand: Demand) -> Result<OpenMemory> {
+        // Without a lock: this may be long. The first one's stays, see `Window`.
+        let awake = Awake::new(&self.device)?;
+        let guard = self.cache.lock_for_writing_always();
+        let lock = guard.lock_against_faults();
+        // SAFETY: The lock is held exclusively.
+        let State::Present {
+            users,
+            window,
+            claim,
+        } = (unsafe { &mut *self.state.get() })
+        else {
+            return Err(ENODEV);
+        };
+        let (Demand::Any(mode) | Demand::Exactly(mode)) = demand;
+        match (&*window, demand) {
+            (None, _) => *window = Some(Window::new(claim, mode, awake)?),
+            (Some(window), Demand::Exactly(mode)) if window.mode != mode => return Err(EBUSY),
+            (Some(_), _) => {}
+        }
+        *users += 1;
+        drop(lock);
+        drop(guard);
+        Ok(OpenMemory(self.clone()))
+    }
+
+    /// Returns access to the memory, which lasts until that is dropped.
+    ///
+    /// Fails with `ENODEV` where it was revoked or nobody has it open, and with `EAGAIN` where `wait` forbids to wait for
+    /// whoever revokes it. Sleeps.
+    pub(crate) fn access(&self, wait: Wait) -> Result<Access<'_>> {
+        let lock = self.cache.lock_shared_against_invalidation(wait)?;
+        // SAFETY: The lock is held, and is in `Access` for as long as the reference is.
+        match unsafe { &*self.state.get() } {
+            State::Present {
+                window: Some(window),
+                ..
+            } => Ok(Access {
+                memory: self,
+                window,
+                _lock: lock,
+            }),
+            _ => Err(ENODEV),
+        }
+    }
+
+    /// Takes the memory out of all mappings, and gives it back; from then on there is no access to it. Sleeps.
+    ///
+    /// Returns once nobody has access. `guard` must be of its own address space, or nothing is done.
+    pub(crate) fn revoke(&self, guard: &WriteGuard<'_>) {
+        if !guard.is_of(&self.cache) {
+            return;
+        }
+        let lock = guard.lock_against_faults();
+        // SAFETY: The address space is alive. A length of 0 means all.
+        unsafe { bindings::unmap_mapping_range(self.cache.as_raw(), 0, 0, 1) };
+        // SAFETY: The lock is held exclusively.
+        let before = core::mem::replace(unsafe { &mut *self.state.get() }, State::Revoked);
+        drop(lock);
+        drop(before);
+    }
+
+    fn close(&self) {
+        let guard = self.cache.lock_for_writing_always();
+        let lock = guard.lock_against_faults();
+        // SAFETY: The lock is held exclusively.
+        if let State::Present { users, window, .. } = unsafe { &mut *self.state.get() } {
+            *users -= 1;
+            if *users == 0 {
+                // Under the lock: who opens it next may want it cached in another way.
+                *window = None;
+            }
+        }
+        drop(lock);
+        drop(guard);
+    }
+}
+
+/// Memory that somebody has open; dropping it closes it.
+pub(crate) struct OpenMemory(Arc<DeviceMemory>);
+
+impl Drop for OpenMemory {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// What the kernel's list of things to be done at unbinding has.
+struct RevokeOnUnbind(Arc<DeviceMemory>);
+
+impl Drop for RevokeOnUnbind {
+    fn drop(&mut self) {
+        self.0.revoke(&self.0.cache.lock_for_writing_always());
+    }
+}
+
+/// Access to memory of a device, which is not revoked before this is dropped.
+pub(crate) struct Access<'a> {
+    memory: &'a DeviceMemory,
+    window: &'a Window,
+    _lock: InvalidateSharedGuard<'a>,
+}
+
+impl Access<'_> {
+    /// Returns how the memory is cached.
+    pub(crate) fn mode(&self) -> CacheMode {
+        self.window.mode
+    }
+
+    /// Returns how many pages can be mapped, see [`DeviceMemory::pages`].
+    pub(crate) fn pages(&self) -> usize {
+        self.memory.pages()
+    }
+
+    /// Returns the page frame of page `index`, if it is the memory that an address space has, and `2^order` pages around
+    /// there are one piece that a single entry of a page table can map.
+    pub(super) fn frame_in(
+        &self,
+        mapping: *mut bindings::address_space,
+        index: usize,
+        order: u32,
+    ) -> Option<usize> {
+        let size = 1usize << order;
+        let first = index & !(size - 1);
+        let frame = (self.memory.start >> PAGE_SHIFT) as usize + first;
+        let is_inside = first
+            .checked_add(size)
+            .is_some_and(|end| end <= self.memory.pages());
+        let is_own = self.memory.cache.as_raw() == mapping;
+        (is_own && is_inside && frame % size == 0).then_some(frame)
+    }
+
+    /// Returns the address of `len` bytes at an offset. Fails with `EINVAL` where they are not inside.
+    fn at(&self, offset: u64, len: usize) -> Result<*mut c_void> {
+        let offset = usize::try_from(offset)?;
+        if offset
+            .checked_add(len)
+            .is_none_or(|end| end > self.window.len)
+        {
+            return Err(EINVAL);
+        }
+        Ok(self.window.address.as_ptr().wrapping_byte_add(offset))
+    }
+
+    /// Copies bytes out of the device.
+    ///
+    /// 1, 2, 4 or 8 at a multiple of their number are one access of the device, of that width. More of memory that is
+    /// uncached are accesses of four bytes, with narrower ones at ends that are no multiple of four; of other memory they
+    /// are what the CPU copies fastest. Mirrors `readb()` and its relatives, and `memcpy_fromio()`.
+    ///
+    /// Fails with `EINVAL` where there are fewer. Does not sleep, but takes a time that is up to the device.
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result {
+        let from = self.at(offset, bytes.len())?.cast_const();
+        if self.mode() != CacheMode::Uncached && Width::of(offset, bytes.len()).is_none() {
+            // SAFETY: By the invariant of `Window` there are as many bytes, and its lock is held.
+            unsafe { bindings::memcpy_fromio(bytes.as_mut_ptr().cast(), from, bytes.len()) };
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let rest = &mut bytes[done..];
+            let width = Width::next(offset + done as u64, rest.len(), done);
+            let from = from.wrapping_byte_add(done);
+            let rest = &mut rest[..width as usize];
+            // SAFETY: As above, and the address is a multiple of the width.
+            unsafe {
+                match width {
+                    Width::One => rest.copy_from_slice(&bindings::readb(from).to_le_bytes()),
+                    Width::Two => rest.copy_from_slice(&bindings::readw(from).to_le_bytes()),
+                    Width::Four => rest.copy_from_slice(&bindings::readl(from).to_le_bytes()),
+                    Width::Eight => rest.copy_from_slice(&bindings::readq(from).to_le_bytes()),
+                }
+            }
+            done += width as usize;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into the device, by accesses as those of [`Self::read`].
+    ///
+    /// Fails with `EINVAL` where there is room for fewer.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result {
+        let to = self.at(offset, bytes.len())?;
+        if self.mode() != CacheMode::Uncached && Width::of(offset, bytes.len()).is_none() {
+            // SAFETY: By the invariant of `Window` there is as much room, and its lock is held.
+            unsafe { bindings::memcpy_toio(to, bytes.as_ptr().cast(), bytes.len()) };
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let width = Width::next(offset + done as u64, bytes.len() - done, done);
+            let to = to.wrapping_byte_add(done);
+            let mut value = [0; 8];
+            value[..width as usize].copy_from_slice(&bytes[done..done + width as usize]);
+            let value = u64::from_le_bytes(value);
+            // SAFETY: As above, and the address is a multiple of the width.
+            unsafe {
+                match width {
+                    Width::One => bindings::writeb(value as u8, to),
+                    Width::Two => bindings::writew(value as u16, to),
+                    Width::Four => bindings::writel(value as u32, to),
+                    Width::Eight => bindings::writeq(value, to),
+                }
+            }
+            done += width as usize;
+        }
+        Ok(())
+    }
+}
+
+/// How many bytes one access has.
+#[derive(Clone, Copy)]
+enum Width {
+    One = 1,
+    Two = 2,
+    Four = 4,
+    Eight = 8,
+}
+
+impl Width {
+    /// Returns the width of the one access that these bytes are; `None` where they are not one.
+    fn of(offset: u64, len: usize) -> Option<Self> {
+        let width = match len {
+            1 => Self::One,
+            2 => Self::Two,
+            4 => Self::Four,
+            8 => Self::Eight,
+            _ => return None,
+        };
+        (offset % len as u64 == 0).then_some(width)
+    }
+
+    /// Returns the width of the next access of some bytes, of which `done` are done and `left` begin at `offset`.
+    fn next(offset: u64, left: usize, done: usize) -> Self {
+        match Self::of(offset, left) {
+            Some(Self::Eight) if done > 0 => Self::Four,
+            Some(width) => width,
+            None if offset % 2 != 0 || left < 2 => Self::One,
+            None if offset % 4 != 0 || left < 4 => Self::Two,
+            None => Self::Four,
+        }
+    }
+}
+
+/// The address space of memory that is no pages: it is there for who maps it to be found by, and for its lock.
+struct NoPages;
+
+impl AddressSpaceOperations for NoPages {
+    fn write_begin(
+        _cache: &PageCache<Self>,
+        _index: usize,
+        _len: usize,
+        _wait: Wait,
+    ) -> Result<LockedFolio> {
+        Err(EIO)
+    }
+}
+
+/// Returns once writes that this CPU has put together have gone out. Mirrors `wmb()`.
+pub(crate) fn flush_writes() {
+    // SAFETY: Has no requirements.
+    unsafe { helpers::abstractions_helper_wmb() };
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a mapping of device memory does when it is touched: page frames, which have no `struct page`.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `struct vm_operations_struct`
+//!
+//! Such a mapping has `VM_PFNMAP`: nothing is counted for what it maps, and nobody but its entries knows of it. So each
+//! entry is made with [`Access`] to the memory at hand, which whoever takes the memory away waits for, to take the
+//! entries away then.
+
+use super::device_memory::Access;
+use super::file_operations::{self, FileOperations};
+use super::helpers;
+use super::vm_fault::{Installed, VmFault, PMD_ORDER, PMD_SIZE, PMD_TABLE_SIZE};
+use super::vm_operations::map_no_pages;
+use core::marker::PhantomData;
+use kernel::bindings;
+use kernel::page::PAGE_SHIFT;
+use kernel::prelude::*;
+
+/// The operations of a mapping of device memory.
+///
+/// All are called with what [`FileOperations::open`] gave for the mapped file.
+pub(crate) trait PfnOperations {
+    /// The file operations of the files that are mapped so.
+    type File: FileOperations;
+
+    /// Answers a touch of what is not mapped, by one page or by as many as one entry can map; `None` where it cannot.
+    /// [`PfnFault::insert`] does it. Then a touch of a single page is `SIGBUS`, and others are taken page by page.
+    ///
+    /// Context: process, with the mmap lock or the VMA's lock held for reading; may sleep.
+    fn fault<'a>(file: &Self::File, fault: &PfnFault<'a>) -> Option<Installed<'a>>;
+
+    /// Copies memory for somebody who has no mapping of it, such as a debugger, from an offset into the file on; see
+    /// `access` in `struct vm_operations_struct`. Fails where that cannot be.
+    ///
+    /// Context: process, with the mmap lock of the mapping's owner held for reading; may sleep.
+    fn access(file: &Self::File, offset: u64, transfer: Transfer<'_>) -> Result;
+}
+
+/// Bytes that somebody wants to have from a mapping, or to put there.
+pub(crate) enum Transfer<'a> {
+    /// To be filled.
+    Read(&'a mut [u8]),
+    /// To be stored. The mapping may be written to.
+    Write(&'a [u8]),
+}
+
+/// A touch in a mapping of device memory.
+///
+/// # Invariants
+///
+/// The fault is being handled, by the handler for single pages (order 0) or by that for huge ones ([`PMD_ORDER`]). Its VMA
+/// has `VM_PFNMAP`, and is not copied on write.
+pub(crate) struct PfnFault<'a> {
+    fault: &'a VmFault,
+    order: u32,
+}
+
+/// Returns whether one PMD entry can map page frames that are no pages, on this architecture.
+pub(crate) fn can_map_huge() -> bool {
+    // SAFETY: Has no requirements.
+    unsafe { helpers::abstractions_helper_supports_pmd_pfnmap() }
+}
+
+impl<'a> PfnFault<'a> {
+    /// Returns the touch, to be looked at.
+    pub(crate) fn touch(&self) -> &'a VmFault {
+        self.fault
+    }
+
+    /// Returns whether a whole huge page is asked for, instead of a single page.
+    pub(crate) fn is_huge(&self) -> bool {
+        self.order > 0
+    }
+
+    /// Maps the touched page, or the whole huge page around it, to the memory.
+    ///
+    /// `None` where it is other memory than that of the mapped file or not there, or where what is asked for does not
+    /// fit into the mapping, is not aligned to its size in memory, or has something mapped in it already. Mirrors
+    /// `vmf_insert_pfn_prot()` and `vmf_insert_pfn_pmd()`.
+    pub(crate) fn insert(&self, access: &Access<'_>) -> Option<Installed<'a>> {
+        let frame = access.frame_in(self.fault.mapping(), self.fault.index(), self.order)?;
+        let (raw, vma) = (self.fault.as_raw(), self.fault.vma());
+        // SAFETY: By the type invariants the fault is valid and its VMA one for page frames, not copied on write. The frame
+        // is one of device memory that does not go before `access` does, and whoever takes it away then finds the entry by the
+        // address space. A huge entry lies within the VMA.
+        let reason = unsafe {
+            if !self.is_huge() {
+                let address = self.fault.address();
+                bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot)
+            } else if self.fits() && helpers::abstractions_helper_pmd_none((*raw).pmd) {
+                // Said to be for a read, even if it is for a write: the entry is as writable as the mapping is. For a write
+                // the C function would take what has come there meanwhile for the same frame, and complain if it is not.
+                bindings::vmf_insert_pfn_pmd(raw, frame, false)
+            } else {
+                return None;
+            }
+        };
+        // SAFETY: It is such an answer.
+        Some(unsafe { Installed::new(reason) })
+    }
+
+    /// Maps the other huge pages in the window of `2^order` huge pages around the one that was asked for, each with one
+    /// entry, where they fit and nothing is mapped yet: a touch of theirs needs no fault then. Does nothing for a single page.
+    pub(crate) fn insert_neighbours(&self, access: &Access<'_>, order: u32) {
+        if !self.is_huge() {
+            return;
+        }
+        let touched = self.fault.index() >> PMD_ORDER;
+        let first = touched >> order << order;
+        for number in first..first + (1 << order) {
+            if number != touched {
+                self.insert_neighbour(access, number as isize - touched as isize);
+            }
+        }
+    }
+
+    /// Maps the huge page that is `distance` huge pages away, see [`Self::insert_neighbours`].
+    fn insert_neighbour(&self, access: &Access<'_>, distance: isize) -> Option<()> {
+        let touched = self.fault.address() & !(PMD_SIZE - 1);
+        let start = touched.wrapping_add_signed(distance * PMD_SIZE as isize);
+        let (vma_start, vma_end) = self.fault.vma_range();
+        let is_inside = start >= vma_start && start < vma_end && vma_end - start >= PMD_SIZE;
+        if !self.fits() || !is_inside || start / PMD_TABLE_SIZE != touched / PMD_TABLE_SIZE {
+            return None;
+        }
+        let index = (self.fault.index() & !((1 << PMD_ORDER) - 1))
+            .wrapping_add_signed(distance << PMD_ORDER as isize);
+        let frame = access.frame_in(self.fault.mapping(), index, PMD_ORDER)?;
+        // SAFETY: The fault is valid by the type invariant; it is plain data, copied to be changed.
+        let mut neighbour = unsafe { self.fault.as_raw().read() };
+        neighbour.pmd = neighbour.pmd.wrapping_offset(distance);
+        neighbour.__bindgen_anon_1.address = start;
+        neighbour.__bindgen_anon_1.pgoff = index;
+        // SAFETY: The entry is in the table that the touched one is in, which stays for as long as the VMA is locked. As in
+        // `insert`, for the copy; if there is something by now, that stays.
+        unsafe {
+            if helpers::abstractions_helper_pmd_none(neighbour.pmd) {
+                bindings::vmf_insert_pfn_pmd(&raw mut neighbour, frame, false);
+            }
+        }
+        Some(())
+    }
+
+    /// Returns whether what one entry would map lies within the VMA, with pages of the file where it has them.
+    fn fits(&self) -> bool {
+        let size = 1usize << (self.order as usize + PAGE_SHIFT);
+        let address = self.fault.address();
+        let start = address & !(size - 1);
+        let (vma_start, vma_end) = self.fault.vma_range();
+        let page = (address - start) >> PAGE_SHIFT;
+        start >= vma_start
+            && vma_end - start >= size
+            && self.fault.index() & ((1 << self.order) - 1) == page
+    }
+}
+
+/// The C table of operations for `T`.
+pub(super) struct PfnOperationsTable<T>(PhantomData<T>);
+
+impl<T: PfnOperations> PfnOperationsTable<T> {
+    const TABLE: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        huge_fault: Some(Self::huge_fault),
+        map_pages: Some(map_no_pages),
+        access: Some(Self::access),
+        ..pin_init::zeroed()
+    };
+
+    /// Returns the table, which is there as long as the module is.
+    pub(super) const fn table() -> &'static bindings::vm_operations_struct {
+        &Self::TABLE
+    }
+
+    /// # Safety
+    ///
+    /// `fault` must be a fault in a VMA whose file has the operations `T::File` and which has `VM_PFNMAP` and is not copied
+    /// on write, as [`super::vm_area_desc::SharedVmAreaDesc::map_device_memory`] sees to, and which is alive for `'a`.
+    unsafe fn answer<'a>(fault: *mut bindings::vm_fault, order: u32) -> Option<Installed<'a>> {
+        // SAFETY: A VMA keeps its file open, so that its private data is there until the VMA is gone.
+        let file: &'a T::File =
+            unsafe { file_operations::data((*(*fault).__bindgen_anon_1.vma).vm_file) };
+        // SAFETY: By the requirements of this function.
+        let fault = unsafe { VmFault::from_raw(fault) };
+        // INVARIANT: By the requirements of this function.
+        T::fault(file, &PfnFault { fault, order })
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::answer`], and `fault` must be the argument of a `fault` handler.
+    unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: By the requirements of this function.
+        unsafe { Self::answer(fault, 0) }.map_or(
+            bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            Installed::into_reason,
+        )
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::answer`], and `fault` must be the argument of a `huge_fault` handler.
+    unsafe extern "C" fn huge_fault(
+        fault: *mut bindings::vm_fault,
+        order: c_uint,
+    ) -> bindings::vm_fault_t {
+        // No entries of the next larger size, PUDs: Linux 7.3 offers them, and cannot split one where a program splits the
+        // mapping (`mm_find_pmd()` takes it for a table, which is an oops), or move one (`pud_none_or_clear_bad()`).
+        if order != PMD_ORDER || !can_map_huge() {
+            return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+        }
+        // SAFETY: By the requirements of this function.
+        unsafe { Self::answer(fault, order) }.map_or(
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+            Installed::into_reason,
+        )
+    }
+
+    /// # Safety
+    ///
+    /// `vma` must be one as in [`Self::answer`], locked, with `address` in it, and `buffer` valid for `len` bytes.
+    unsafe extern "C" fn access(
+        vma: *mut bindings::vm_area_struct,
+        address: c_ulong,
+        buffer: *mut c_void,
+        len: c_int,
+        write: c_int,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function.
+        let (file, start, end, first, flags): (&T::File, _, _, _, _) = unsafe {
+            let range = &(*vma).__bindgen_anon_1.__bindgen_anon_1;
+            (
+                file_operations::data((*vma).vm_file),
+                range.vm_start,
+                range.vm_end,
+                (*vma).vm_pgoff,
+                (*vma).__bindgen_anon_2.vm_flags,
+            )
+        };
+        // A page at a time, as the caller has room for; it comes again for the rest.
+        let page_end = (address | ((1 << PAGE_SHIFT) - 1)) + 1;
+        let len = (len.max(0) as usize).min(page_end.min(end) - address);
+        let offset = ((first << PAGE_SHIFT) + (address - start)) as u64;
+        let transfer = if write == 0 {
+            // SAFETY: By the requirements of this function.
+            Transfer::Read(unsafe { core::slice::from_raw_parts_mut(buffer.cast(), len) })
+        } else if flags & kernel::mm::virt::flags::WRITE != 0 {
+            // SAFETY: By the requirements of this function.
+            Transfer::Write(unsafe { core::slice::from_raw_parts(buffer.cast(), len) })
+        } else {
+            // A debugger writes to what its program may not, by a copy: which there cannot be.
+            return EINVAL.to_errno();
+        };
+        match T::access(file, offset, transfer) {
+            Ok(()) => len as c_int,
+            Err(error) => error.to_errno(),
+        }
+    }
+}

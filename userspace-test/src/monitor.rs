@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! QEMU's monitor, which the rig connects to a serial port of the guest's: what is done to a machine from outside.
+//!
+//! Reference: <https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html>
+
+use rustix::event::{poll, PollFd, PollFlags};
+use rustix::fs::{self, Mode, OFlags};
+use rustix::time::Timespec;
+use serde_json::{json, Value};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+const PORT: &str = "/dev/ttyS3";
+
+/// The monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    port: OwnedFd,
+    /// What has come of a line.
+    line: Vec<u8>,
+    last_id: u64,
+    /// Events that came while something else was waited for.
+    events: Vec<Value>,
+    limit: Duration,
+}
+
+impl Monitor {
+    /// Opens the monitor; nothing that it is asked may take longer than `limit`. One at a time can.
+    pub fn open(limit: Duration) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut monitor = Self {
+            port: fs::open(PORT, flags, Mode::empty())?,
+            line: Vec::new(),
+            last_id: u64::from(std::process::id()) << 32,
+            events: Vec::new(),
+            limit,
+        };
+        // It may be half of a line that another has left there.
+        monitor.send("\n")?;
+        // Fails where somebody has done so before.
+        let _ = monitor.call("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    /// Gives a command, and returns its answer, which may be an error of the command's.
+    fn call(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+        self.last_id += 1;
+        let id = self.last_id;
+        let request = json!({ "execute": command, "arguments": arguments, "id": id });
+        self.send(&format!("{request}\n"))?;
+        let end = Instant::now() + self.limit;
+        loop {
+            let message = self.next(end)?;
+            if message["id"] == id {
+                return Ok(message);
+            }
+            if message["event"].is_string() {
+                self.events.push(message);
+            }
+        }
+    }
+
+    /// Gives a command, and returns what it gives back.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+        let answer = self.call(command, arguments)?;
+        match answer.get("return") {
+            Some(value) => Ok(value.clone()),
+            None => Err(io::Error::other(format!("{command}: {}", answer["error"]))),
+        }
+    }
+
+    /// Gives a command as a person would type it, and returns the text that they would see.
+    pub fn type_in(&mut self, line: &str) -> io::Result<String> {
+        let text = self.execute("human-monitor-command", json!({ "command-line": line }))?;
+        Ok(text.as_str().unwrap_or_default().to_string())
+    }
+
+    /// Waits for an event about a device.
+    pub fn wait_for(&mut self, event: &str, device: &str) -> io::Result<()> {
+        let end = Instant::now() + self.limit;
+        let is_it =
+            |message: &Value| message["event"] == event && message["data"]["device"] == device;
+        loop {
+            if let Some(at) = self.events.iter().position(is_it) {
+                self.events.remove(at);
+                return Ok(());
+            }
+            let message = self.next(end)?;
+            self.events.push(message);
+        }
+    }
+
+    /// Returns a byte of the machine's memory, at an address as the devices see it.
+    pub fn memory(&mut self, address: u64) -> io::Result<u8> {
+        let text = self.type_in(&format!("xp /1xb {address:#x}"))?;
+        let number = text.split_once(": 0x").map(|(_, digits)| digits.trim());
+        number
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            .ok_or_else(|| io::Error::other(format!("memory at {address:#x}: {text:?}")))
+    }
+
+    fn send(&mut self, text: &str) -> io::Result<()> {
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            match rustix::io::write(&self.port, rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(rustix::io::Errno::AGAIN) => {
+                    poll(&mut [PollFd::new(&self.port, PollFlags::OUT)], None)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next message that is one.
+    fn next(&mut self, end: Instant) -> io::Result<Value> {
+        loop {
+            while let Some(at) = self.line.iter().position(|&byte| byte == b'\n') {
+                let rest = self.line.split_off(at + 1);
+                let line = std::mem::replace(&mut self.line, rest);
+                if let Ok(message) = serde_json::from_slice(&line) {
+                    return Ok(message);
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut fds = [PollFd::new(&self.port, PollFlags::IN)];
+            if poll(&mut fds, Some(&timeout))? == 0 {
+                let words = "QEMU's monitor says nothing";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+            }
+            let mut buffer = [0; 512];
+            match rustix::io::read(&self.port, &mut buffer) {
+                Ok(len) => self.line.extend_from_slice(&buffer[..len]),
+                Err(rustix::io::Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
