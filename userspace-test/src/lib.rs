@@ -27,6 +27,7 @@
 //! | [`child`] | child processes that report results, panics and faults faithfully |
 //! | [`fail_nth`] | allocations that fail on purpose |
 //! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
+//! | [`message_ring`] | a ring of messages in a mapping that two programs have |
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
@@ -41,6 +42,7 @@ pub mod fail_nth;
 pub mod kernel_log;
 pub mod mapping;
 pub mod memory;
+pub mod message_ring;
 pub mod module;
 pub mod monitor;
 pub mod numa;
