@@ -33,6 +33,7 @@ mod pressure;
 mod read_write;
 mod remap;
 mod rig;
+mod ring;
 mod robust_mutex;
 mod seeing;
 mod seek;
@@ -195,6 +196,7 @@ fn main() {
         ("control", control::TESTS),
         ("lifetime", lifetime::TESTS),
         ("doorbell", doorbell::TESTS),
+        ("ring", ring::TESTS),
         ("hostile", hostile::TESTS),
         ("storm", storm::TESTS),
         ("ctl", ctl::TESTS),
