@@ -28,6 +28,7 @@
 //! | [`fail_nth`] | allocations that fail on purpose |
 //! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
 //! | [`message_ring`] | a ring of messages in a mapping that two programs have |
+//! | [`two_machines`] | the memory that two virtual machines share |
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
@@ -54,6 +55,7 @@ pub mod shared_lock;
 pub mod size;
 pub mod smaps;
 pub mod table;
+pub mod two_machines;
 
 #[path = "../../src/abi.rs"]
 pub mod abi;

@@ -43,6 +43,7 @@ mod splice;
 mod storm;
 mod sync;
 mod tracing;
+mod vms;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mmapdev_userspace::child::{Child, Outcome};
@@ -222,6 +223,12 @@ fn main() {
     } else {
         &[]
     };
+    // One of two machines.
+    let vms: &[Test] = if std::env::var_os("VMS").is_some() {
+        vms::TESTS
+    } else {
+        &[]
+    };
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
         leaks::begin().expect("a kernel with kmemleak");
@@ -238,7 +245,12 @@ fn main() {
     let trials = areas
         .iter()
         .copied()
-        .chain([("rig", rig), ("pressure", pressure), ("pci", pci)])
+        .chain([
+            ("rig", rig),
+            ("pressure", pressure),
+            ("pci", pci),
+            ("vms", vms),
+        ])
         .chain(sanitizer.iter().copied())
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
         .filter(|(_, test)| match debian.as_deref() {
