@@ -29,6 +29,7 @@
 //! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
 //! | [`message_ring`] | a ring of messages in a mapping that two programs have |
 //! | [`two_machines`] | the memory that two virtual machines share |
+//! | [`idle`] | what a CPU does besides waiting |
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
@@ -40,6 +41,7 @@ pub mod control;
 pub mod device;
 pub mod disk;
 pub mod fail_nth;
+pub mod idle;
 pub mod kernel_log;
 pub mod mapping;
 pub mod memory;
