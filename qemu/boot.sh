@@ -3,7 +3,7 @@
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
 #           [--memory SIZE] [--cpus 1] [--nodes 2] [--disk IMAGE [--disk-log FILE]] [--expect-splat] [--interactive]
-#           [--icount] [--debian] [--pci] [--shared FILE] [--wire FILE 0|1] COMMAND...
+#           [--icount] [--debian] [--pci] [--shared SOCKET] [--wire FILE 0|1] COMMAND...
 # With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
 # build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
@@ -23,7 +23,8 @@ while [[ ${1:-} == --* ]]; do
     # A file system, which the guest mounts and which stays; else it has an empty disk.
     --disk) disk_image=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
     --disk-log) disk_log=/mmapdev/${2#"$CHECKOUT/"} && shift ;; # all that this disk is asked to write, and each flush
-    --shared) shared=$2 && shift ;; # a file that is the memory of a PCI device (ivshmem), for several guests
+    # Where mmapdev-ivshmem-server listens: the guest has the memory of a PCI device together with others.
+    --shared) shared=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
     # A network of two guests, each of which says which of its ends it is: 10.0.0.1 or 10.0.0.2.
     --wire) wire=/mmapdev/${2#"$CHECKOUT/"} side=$3 && shift 2 ;;
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
@@ -153,8 +154,7 @@ if [[ $pci ]]; then
 fi
 # What it has together with another guest.
 if [[ $shared ]]; then
-    devices+=(-object "memory-backend-file,id=shared,share=on,mem-path=/mmapdev/${shared#"$CHECKOUT/"},size=$(stat -c %s "$shared")"
-        -device ivshmem-plain,memdev=shared)
+    devices+=(-chardev "socket,id=peers,path=$shared" -device ivshmem-doorbell,chardev=peers,vectors=1)
 fi
 if [[ $wire ]]; then
     rm -f "$CHECKOUT/${wire#/mmapdev/}.$side"

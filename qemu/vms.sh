@@ -1,35 +1,47 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs two guests of one CPU each at the same time, which have 64 MiB of memory in common, and a network:
-#   vms.sh test [NAME] | demo | bench
-# Its status is the first guest's, or the second's where that of the first is 0. What they print is told apart by a word
-# before each line.
+#   vms.sh test [NAME] | demo | bench | run BOOT-OPTIONS... -- COMMAND...
+# Its status is that of the guest that fails first. What they print is told apart by the guest's number before each line.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-memory=$BUILD/boot/vms.memory wire=$BUILD/boot/vms.wire
 mkdir -p "$BUILD/boot"
 take_lock "$BUILD/boot/vms.lock" "another run has two guests in this folder: waiting for it"
-rm -f "$memory"
-truncate -s 64M "$memory"
-trap 'rm -f "$memory" "$wire".*' EXIT
+socket=$BUILD/boot/vms.socket wire=$BUILD/boot/vms.wire
+failure=$BUILD/boot/vms.failure
+rm -f "$socket" "$failure"
+# By a name relative to there: that of a socket must be short.
+(cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M) &
+server=$!
+trap 'kill $server; rm -f "$socket" "$wire".* "$failure"' EXIT
+until [[ -S $socket ]]; do
+    kill -0 $server || die "the server of the shared memory has ended"
+    sleep 0.02
+done
+
+# guest SIDE ARGUMENTS...: one of them. Where it does not come to its end, it takes the other with it, which would wait.
+guest() {
+    local side=$1 status=0 pid
+    "$QEMU_DIR/boot.sh" --name "vms-$1" --cpus 1 --memory 512M --shared "$socket" --wire "$wire" "${@}" || status=$?
+    if ((status > 0)); then (set -o noclobber && echo "$status" >"$failure") 2>/dev/null || true; fi
+    if ((status > 110)); then
+        # It may have come to its own end already.
+        { read -r pid <"$BUILD/boot/vms-$((1 - side))/qemu.pid" && kill "$pid"; } 2>/dev/null || true
+    fi
+}
 
 # both BOOT-OPTIONS... -- COMMAND...: has each guest run the command, with its number, 0 or 1, for every SIDE in it.
 both() {
-    local boot=() side guests=() status=0 result
+    local boot=() side guests=()
     while [[ $1 != -- ]]; do boot+=("$1") && shift; done
     shift
     for side in 0 1; do
-        ("$QEMU_DIR/boot.sh" --name "vms-$side" --cpus 1 --memory 512M --shared "$memory" --wire "$wire" "$side" \
-            "${boot[@]}" "${@//SIDE/$side}" 2>&1 | sed -u "s/^/$side: /") &
+        (guest "$side" "${boot[@]}" "${@//SIDE/$side}" 2>&1 | sed -u "s/^/$side: /") &
         guests+=($!)
     done
-    for side in 0 1; do
-        result=0
-        wait "${guests[side]}" || result=$?
-        ((status != 0)) || status=$result
-    done
-    return "$status"
+    wait "${guests[@]}" || true
+    if [[ -e $failure ]]; then return "$(<"$failure")"; fi
 }
 
 # What the guests printed goes from there to a program.
@@ -47,5 +59,6 @@ bench)
     "$BUILD/bin/mmapdev-vms" bench --json "$BUILD/bench-vms.json" "${outputs[@]}"
     echo "build/bench-vms.json has the same for programs."
     ;;
-*) die "vms.sh: test, demo or bench?" ;;
+run) both "${@:2}" ;;
+*) die "vms.sh: test, demo, bench or run?" ;;
 esac

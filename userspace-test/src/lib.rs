@@ -29,6 +29,7 @@
 //! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
 //! | [`message_ring`] | a ring of messages in a mapping that two programs have |
 //! | [`two_machines`] | the memory that two virtual machines share |
+//! | [`ivshmem_server`] | the server that gives virtual machines that memory, and each other's doorbells |
 //! | [`idle`] | what a CPU does besides waiting |
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
@@ -42,6 +43,7 @@ pub mod device;
 pub mod disk;
 pub mod fail_nth;
 pub mod idle;
+pub mod ivshmem_server;
 pub mod kernel_log;
 pub mod mapping;
 pub mod memory;
