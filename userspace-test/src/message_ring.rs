@@ -283,10 +283,11 @@ impl<'a> Producer<'a> {
         wake(self.place.word(CONSUMER_SLEEPS), bell)
     }
 
-    /// Sleeps until there is room for a message of `len` bytes, or the deadline is over: returns which.
+    /// Sleeps until there is room for a message of `len` bytes, or the deadline is over: returns which. Rings first, as
+    /// [`Self::wake`] does.
     pub fn wait(&mut self, len: usize, bell: &impl Bell, deadline: Instant) -> io::Result<bool> {
-        let flag = self.place.word(PRODUCER_SLEEPS);
-        sleep_until(flag, bell, deadline, || Ok(self.reserve(len)?.is_some()))
+        let flags = [PRODUCER_SLEEPS, CONSUMER_SLEEPS].map(|flag| self.place.word(flag));
+        sleep_until(flags, bell, deadline, || Ok(self.reserve(len)?.is_some()))
     }
 }
 
@@ -423,8 +424,8 @@ impl<'a> Consumer<'a> {
             // Once: it may change.
             let length = self.place.word(DATA + at).load(Ordering::Relaxed);
             if length == SKIP {
-                // At the start nothing is left out; so this is not done twice.
-                if at == 0 || rest >= there {
+                // Never all of the ring, so that this is not done twice.
+                if rest >= there {
                     return Err(Error::Broken("nothing where a message must be"));
                 }
                 self.read = self.read.wrapping_add(rest as u64);
@@ -457,10 +458,10 @@ impl<'a> Consumer<'a> {
         wake(self.place.word(PRODUCER_SLEEPS), bell)
     }
 
-    /// Sleeps until there is a message, or the deadline is over: returns which.
+    /// Sleeps until there is a message, or the deadline is over: returns which. Rings first, as [`Self::wake`] does.
     pub fn wait(&mut self, bell: &impl Bell, deadline: Instant) -> io::Result<bool> {
-        let flag = self.place.word(CONSUMER_SLEEPS);
-        sleep_until(flag, bell, deadline, || Ok(self.next()?.is_some()))
+        let flags = [CONSUMER_SLEEPS, PRODUCER_SLEEPS].map(|flag| self.place.word(flag));
+        sleep_until(flags, bell, deadline, || Ok(self.next()?.is_some()))
     }
 }
 
@@ -573,8 +574,10 @@ fn wake(sleeps: &AtomicU64, bell: &impl Bell) -> io::Result<bool> {
 }
 
 /// Sleeps from bell to bell until something is so, or the deadline is over: returns which.
+///
+/// The other side is rung first, so that not both sleep: one that rings for many messages at a time may not have rung yet.
 fn sleep_until(
-    sleeps: &AtomicU64,
+    [sleeps, other_sleeps]: [&AtomicU64; 2],
     bell: &impl Bell,
     deadline: Instant,
     mut is_so: impl FnMut() -> io::Result<bool>,
@@ -582,6 +585,7 @@ fn sleep_until(
     if is_so()? {
         return Ok(true);
     }
+    wake(other_sleeps, bell)?;
     let found = loop {
         sleeps.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);

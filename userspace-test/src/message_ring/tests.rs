@@ -221,6 +221,19 @@ fn a_consumer_finds_out_a_rest_with_nothing_behind_it() {
 }
 
 #[test]
+fn a_consumer_finds_out_a_message_that_goes_over_the_end() {
+    let fixture = Fixture::new(8 * LINE);
+    let (mut producer, mut consumer) = (fixture.producer(), fixture.consumer());
+    for _ in 0..7 {
+        producer.send(b"").unwrap();
+        consumer.receive().unwrap();
+    }
+    fixture.store(DATA + 7 * LINE, 100);
+    fixture.store(WRITTEN, 11 * LINE as u64);
+    assert!(matches!(consumer.receive(), Err(Error::Broken(_))));
+}
+
+#[test]
 fn a_producer_finds_out_a_consumer_that_lies() {
     for read in [9 * LINE as u64, 3 * LINE as u64 + 8, u64::MAX] {
         let fixture = Fixture::new(8 * LINE);
@@ -301,6 +314,28 @@ fn threads_that_sleep_in_between_lose_no_message_and_no_wake_up() {
             assert!(words.iter().all(|word| word.load(Relaxed) == number));
             message.release();
             consumer.wake(&theirs).unwrap();
+        }
+    });
+}
+
+#[test]
+fn who_rings_for_many_at_a_time_does_not_wait_for_a_sleeper() {
+    let fixture = Fixture::new(8 * LINE);
+    let (ours, theirs) = channels();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut producer, bell) = (fixture.producer(), ours);
+            for _ in 0..1000 {
+                assert!(producer.wait(0, &bell, far()).unwrap());
+                assert!(producer.send(b"").unwrap());
+            }
+            producer.wake(&bell).unwrap();
+            bell
+        });
+        let mut consumer = fixture.consumer();
+        for _ in 0..1000 {
+            assert!(consumer.wait(&theirs, far()).unwrap());
+            assert!(consumer.receive().unwrap().is_some());
         }
     });
 }
