@@ -11,3 +11,4 @@ export TREE=sanitizer
 "$QEMU_DIR/boot.sh" --name test-debug --limit 3000 --memory 2G --debian --append "init_on_alloc=0 page_poison=1 kunit.filter_glob=none" \
     env SANITIZER=1 SLOWNESS=8 mmapdev-test --skip tracing::perf --skip tracing::bpftrace "$@"
 if [[ $# -eq 0 || $1 == pci* ]]; then "$QEMU_DIR/pci.sh" "${@#pci::}"; fi
+if [[ $# -eq 0 || $1 == vms* ]]; then "$QEMU_DIR/vms.sh" test "${@#vms::}"; fi

@@ -20,10 +20,15 @@ until [[ -S $socket ]]; do
     sleep 0.02
 done
 
+# Only Debian's kernel has a driver for the network.
+wired=(--wire "$wire")
+if [[ $TREE ]]; then wired=(); fi
+
 # guest SIDE ARGUMENTS...: one of them. Where it does not come to its end, it takes the other with it, which would wait.
 guest() {
     local side=$1 status=0 pid
-    "$QEMU_DIR/boot.sh" --name "vms-$1" --cpus 1 --memory 512M --shared "$socket" --wire "$wire" "${@}" || status=$?
+    "$QEMU_DIR/boot.sh" --name "vms-$1" --cpus 1 --memory "${TREE:+2}512M" --shared "$socket" \
+        ${wired[@]+"${wired[@]}" "$side"} "${@:2}" || status=$?
     if ((status > 0)); then (set -o noclobber && echo "$status" >"$failure") 2>/dev/null || true; fi
     if ((status > 110)); then
         # It may have come to its own end already.
@@ -47,7 +52,11 @@ both() {
 # What the guests printed goes from there to a program.
 outputs=("$BUILD/log/vms-0.out.log" "$BUILD/log/vms-1.out.log")
 case ${1:-} in
-test) both --limit 300 -- env VMS=SIDE mmapdev-test "vms::${2:-}" ;;
+test)
+    words=(env VMS=SIDE)
+    if [[ $TREE ]]; then words+=(SLOWNESS=8); fi
+    both --limit "${TREE:+3}300" -- "${words[@]}" mmapdev-test "vms::${2:-}"
+    ;;
 demo)
     progress "two guests, one memory" "$BUILD/log/vms.log" both --limit 300 -- mmapdev-vms run --side SIDE
     "$BUILD/bin/mmapdev-vms" demo "${outputs[@]}"
