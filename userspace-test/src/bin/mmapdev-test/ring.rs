@@ -229,7 +229,7 @@ fn open(len: usize) -> io::Result<(Device, Mapping)> {
     Ok((device, mapping))
 }
 
-fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

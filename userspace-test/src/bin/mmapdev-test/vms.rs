@@ -2,11 +2,11 @@
 
 //! Two virtual machines that share a device's memory. Each runs these tests, in this order, as one side of each.
 
-use crate::ring::{consume, produce};
+use crate::ring::{consume, cpu_time, produce};
 use crate::{wait_for, Test};
-use mmapdev_userspace::message_ring::{create, Consumer, Error, Producer};
+use mmapdev_userspace::message_ring::{create, Bell, Consumer, Error, Producer};
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::two_machines::{Machines, NAP};
+use mmapdev_userspace::two_machines::Machines;
 use mmapdev_userspace::{slowness, KIB, MIB, PAGE};
 use std::io;
 use std::ops::Range;
@@ -71,29 +71,62 @@ pub(crate) const TESTS: &[Test] = &[
         let rings = [0..16 * KIB, 16 * KIB..32 * KIB];
         make(&machines, 5, &rings)?;
         let [there, back] = rings;
-        let mapping = &machines.mapping;
         for turn in 0..TURNS {
             let bytes = turn.to_ne_bytes();
             if machines.side == 0 {
-                assert!(Producer::attach(mapping, there.clone())?.send(&bytes)?);
-                assert_eq!(receive(mapping, &back)?, bytes);
+                send(&machines, &there, &bytes)?;
+                assert_eq!(receive(&machines, &back)?, bytes);
             } else {
-                let question = receive(mapping, &there)?;
-                assert!(Producer::attach(mapping, back.clone())?.send(&question)?);
+                let question = receive(&machines, &there)?;
+                send(&machines, &back, &question)?;
             }
         }
         Ok(())
     }),
+    test("each_ring_of_the_other_is_one_event", || {
+        const RINGS: u64 = 20;
+        let machines = meet(6)?;
+        let device = &machines.device;
+        let before = device.counters()?.events;
+        for round in 0..RINGS {
+            if machines.side == usize::from(round % 2 == 1) {
+                machines.ring()?;
+            } else {
+                machines.sleep(limit())?;
+                // It took the one there was.
+                assert_eq!(device.take_events()?, 0);
+            }
+            machines.meet(step(6, 1 + round), limit())?;
+        }
+        assert_eq!(device.counters()?.events - before, RINGS / 2);
+        Ok(())
+    }),
+    test("a_machine_that_waits_does_not_compute", || {
+        const PAUSE: Duration = Duration::from_millis(500);
+        let machines = meet(7)?;
+        let ring = 0..64 * KIB;
+        make(&machines, 7, std::slice::from_ref(&ring))?;
+        if machines.side == 0 {
+            std::thread::sleep(PAUSE);
+            return send(&machines, &ring, b"late");
+        }
+        let (begun, computed) = (Instant::now(), cpu_time());
+        assert_eq!(receive(&machines, &ring)?, b"late");
+        let (waited, computed) = (begun.elapsed(), cpu_time() - computed);
+        // Where it did not sleep, the two are the same.
+        assert!(computed < waited / 4, "{computed:?} of {waited:?}");
+        Ok(())
+    }),
     test("a_machine_that_breaks_the_ring_is_found_out", || {
         const ROUNDS: u64 = 50;
-        let machines = meet(6)?;
+        let machines = meet(8)?;
         let ring = 0..8 * KIB;
         let mut found = 0;
         for round in 0..ROUNDS {
             if machines.side == 0 {
                 create(&machines.mapping, ring.clone())?;
             }
-            machines.meet(step(6, 1 + 2 * round), limit())?;
+            machines.meet(step(8, 1 + 2 * round), limit())?;
             if machines.side == 0 {
                 let mut producer = Producer::attach(&machines.mapping, ring.clone());
                 let mut consumer = Consumer::attach(&machines.mapping, ring.clone());
@@ -113,7 +146,7 @@ pub(crate) const TESTS: &[Test] = &[
                     word.store(random.next_u64() >> random.below(64), Ordering::Relaxed);
                 }
             }
-            machines.meet(step(6, 2 + 2 * round), limit())?;
+            machines.meet(step(8, 2 + 2 * round), limit())?;
         }
         // Whether all that was stored came before or after does not lie in this test's hands.
         assert!(machines.side == 1 || found > 0);
@@ -157,14 +190,18 @@ fn keeps_every_byte(
     let ring = ring(&machines);
     make(&machines, test, std::slice::from_ref(&ring))?;
     let side = [produce, consume][machines.side];
-    side(&machines.mapping, ring, &NAP, total)
+    side(&machines.mapping, ring, &machines, total)
 }
 
-fn receive(
-    mapping: &mmapdev_userspace::mapping::Mapping,
-    ring: &Range<usize>,
-) -> io::Result<Vec<u8>> {
-    let mut consumer = Consumer::attach(mapping, ring.clone())?;
-    assert!(consumer.wait(&NAP, Instant::now() + limit())?);
+fn send(machines: &Machines, ring: &Range<usize>, message: &[u8]) -> io::Result<()> {
+    let mut producer = Producer::attach(&machines.mapping, ring.clone())?;
+    assert!(producer.send(message)?);
+    producer.wake(machines)?;
+    Ok(())
+}
+
+fn receive(machines: &Machines, ring: &Range<usize>) -> io::Result<Vec<u8>> {
+    let mut consumer = Consumer::attach(&machines.mapping, ring.clone())?;
+    assert!(consumer.wait(machines, Instant::now() + limit())?);
     Ok(consumer.receive()?.expect("a message"))
 }

@@ -7,7 +7,7 @@ use crate::{Run, MESSAGE};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::idle::Idle;
 use mmapdev_userspace::mapping::{wait_for, Mapping};
-use mmapdev_userspace::message_ring::{create, Bell, Consumer, Nap, Producer, LINE};
+use mmapdev_userspace::message_ring::{create, Bell, Consumer, Producer, LINE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::two_machines::Machines;
 use std::cell::Cell;
@@ -25,6 +25,8 @@ pub(crate) const TCP_LARGE: &str = "TCP, large frames";
 /// No way: what it takes to make or check the data alone.
 pub(crate) const ALONE: &str = "alone";
 
+/// How many messages the other side is told of at once.
+const BATCH: u64 = 16;
 /// How long the machines wait for each other: the other may still have to boot.
 const LIMIT: Duration = Duration::from_secs(100);
 const PORT: u16 = 7;
@@ -61,7 +63,7 @@ pub(crate) fn run(options: &Run) -> io::Result<Side> {
             .release()
             .to_string_lossy()
             .into_owned(),
-        memory: machine.machines.path.display().to_string(),
+        memory: machine.machines.path.clone(),
         size: machine.machines.mapping.len() as u64,
         ..Side::default()
     };
@@ -121,7 +123,10 @@ impl Machine {
         bytes: u64,
         body: impl FnOnce(&Counted) -> io::Result<u64>,
     ) -> io::Result<Transfer> {
-        let bell = Counted::default();
+        let bell = Counted {
+            machines: &self.machines,
+            sleeps: Cell::new(0),
+        };
         self.meet()?;
         let copied = copied(&self.machines.device);
         let begun = Instant::now();
@@ -134,7 +139,7 @@ impl Machine {
             way: way.to_string(),
             bytes,
             wrong,
-            waits: bell.0.get(),
+            waits: bell.sleeps.get(),
             time,
             busy: busy.unwrap_or(time),
             copied: copied.and_then(|before| Some(self::copied(&self.machines.device)? - before)),
@@ -177,8 +182,11 @@ impl Machine {
                     let slot = producer.reserve(MESSAGE)?.expect("room was waited for");
                     fill(slot.words(), number);
                     slot.commit();
-                    producer.wake(bell)?;
+                    if number % BATCH == BATCH - 1 {
+                        producer.wake(bell)?;
+                    }
                 }
+                producer.wake(bell)?;
                 Ok(0)
             })
         } else {
@@ -193,7 +201,9 @@ impl Machine {
                     let right = message.len() == MESSAGE && (self.check)(message.words(), number);
                     wrong += u64::from(!right);
                     message.release();
-                    consumer.wake(bell)?;
+                    if number % BATCH == BATCH - 1 {
+                        consumer.wake(bell)?;
+                    }
                 }
                 Ok(wrong)
             })
@@ -294,20 +304,19 @@ fn copied(device: &Device) -> Option<u64> {
     Some(counters.bytes_read + counters.bytes_written)
 }
 
-/// No bell, and how often it was waited for.
-#[derive(Default)]
-struct Counted(Cell<u64>);
+/// The other machine's bell, and how often it was slept for.
+struct Counted<'a> {
+    machines: &'a Machines,
+    sleeps: Cell<u64>,
+}
 
-/// How long a side sleeps: so long that it costs next to nothing to look, and not so long that the ring is full before.
-const NAP: Nap = Nap(Duration::from_millis(5));
-
-impl Bell for Counted {
+impl Bell for Counted<'_> {
     fn ring(&self) -> io::Result<()> {
-        NAP.ring()
+        self.machines.ring()
     }
 
     fn sleep(&self, limit: Duration) -> io::Result<()> {
-        self.0.set(self.0.get() + 1);
-        NAP.sleep(limit)
+        self.sleeps.set(self.sleeps.get() + 1);
+        self.machines.sleep(limit)
     }
 }
