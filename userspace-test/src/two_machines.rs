@@ -32,6 +32,8 @@ const DOORBELL: u64 = 12;
 pub struct Machines {
     /// Which it is: 0 or 1.
     pub side: usize,
+    /// The PCI device.
+    pub found: PciDevice,
     /// The memory's node.
     pub path: String,
     /// The memory.
@@ -55,6 +57,7 @@ impl Machines {
         let mapping = Mapping::shared(&device, device.size()?)?;
         let machines = Self {
             side,
+            found,
             path,
             device,
             mapping,

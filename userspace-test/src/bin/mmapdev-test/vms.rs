@@ -3,11 +3,12 @@
 //! Two virtual machines that share a device's memory. Each runs these tests, in this order, as one side of each.
 
 use crate::ring::{consume, cpu_time, produce};
-use crate::{wait_for, Test};
+use crate::{assert_errno, wait_for, Test};
 use mmapdev_userspace::message_ring::{create, Bell, Consumer, Error, Producer};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::two_machines::Machines;
 use mmapdev_userspace::{slowness, KIB, MIB, PAGE};
+use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -150,6 +151,37 @@ pub(crate) const TESTS: &[Test] = &[
         }
         // Whether all that was stored came before or after does not lie in this test's hands.
         assert!(machines.side == 1 || found > 0);
+        Ok(())
+    }),
+    test("unbinding_while_the_other_rings_ends_cleanly", || {
+        const ROUNDS: usize = 15;
+        let machines = meet(9)?;
+        let done = 0;
+        if machines.side == 0 {
+            machines.mapping.word(done).store(0, Ordering::SeqCst);
+        }
+        machines.meet(step(9, 1), limit())?;
+        if machines.side == 1 {
+            let end = Instant::now() + limit();
+            while machines.mapping.word(done).load(Ordering::SeqCst) == 0 {
+                assert!(Instant::now() < end, "the other machine is not done");
+                machines.ring()?;
+            }
+            machines.meet(step(9, 2), limit())?;
+            return machines.ring();
+        }
+        let found = machines.found.clone();
+        for _ in 0..ROUNDS {
+            found.unbind()?;
+            found.bind()?;
+        }
+        // Those from before are of a device that is no more.
+        assert_errno(machines.sleep(limit()), Errno::NODEV, "a bell that is gone");
+        let again = Machines::find(0)?;
+        again.mapping.word(done).store(1, Ordering::SeqCst);
+        again.meet(step(9, 2), limit())?;
+        // Whichever of the last ones it was, and then the one that is rung now.
+        again.sleep(limit())?;
         Ok(())
     }),
 ];
