@@ -12,9 +12,9 @@ socket=$BUILD/boot/vms.socket wire=$BUILD/boot/vms.wire
 failure=$BUILD/boot/vms.failure
 rm -f "$socket" "$failure"
 # By a name relative to there: that of a socket must be short.
-(cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M) &
+(cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M --once) &
 server=$!
-trap 'kill $server; rm -f "$socket" "$wire".* "$failure"' EXIT
+trap 'kill $server 2>/dev/null || true; rm -f "$socket" "$wire".* "$failure"' EXIT
 until [[ -S $socket ]]; do
     kill -0 $server || die "the server of the shared memory has ended"
     sleep 0.02

@@ -7,6 +7,7 @@
 use clap::Parser;
 use mmapdev_userspace::ivshmem_server::Server;
 use mmapdev_userspace::size;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 ///
 /// QEMU's side of it: -chardev socket,id=peers,path=SOCKET -device ivshmem-doorbell,chardev=peers,vectors=1
 ///
-/// Runs until it is ended. The memory goes with the last that has it.
+/// Runs until it is ended, or with --once until nobody is connected any more. The memory goes with the last that has it.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
@@ -27,6 +28,9 @@ struct Options {
     /// How many different interrupts each guest can be given
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64), default_value_t = 1)]
     vectors: u16,
+    /// End when the last of those that came has gone
+    #[arg(long)]
+    once: bool,
 }
 
 /// As the memory of a PCI device can be.
@@ -40,15 +44,24 @@ fn memory(text: &str) -> Result<u64, String> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let server = Server::bind(&options.socket, options.size, options.vectors.into());
-    let outcome = server.and_then(|mut server| loop {
-        server.step()?;
-    });
-    // The loop ends with an error only.
-    let Err::<(), _>(error) = outcome else {
-        return ExitCode::SUCCESS;
-    };
-    let socket = options.socket.display();
-    eprintln!("mmapdev-ivshmem-server: {socket}: {error}");
-    ExitCode::FAILURE
+    match serve(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let socket = options.socket.display();
+            eprintln!("mmapdev-ivshmem-server: {socket}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: &Options) -> io::Result<()> {
+    let mut server = Server::bind(&options.socket, options.size, options.vectors.into())?;
+    let mut had_some = false;
+    loop {
+        let has_some = server.step()? > 0;
+        if options.once && had_some && !has_some {
+            return Ok(());
+        }
+        had_some |= has_some;
+    }
 }
