@@ -28,7 +28,7 @@ pub(crate) const ALONE: &str = "alone";
 /// How many messages the other side is told of at once.
 const BATCH: u64 = 16;
 /// How long the machines wait for each other: the other may still have to boot.
-const LIMIT: Duration = Duration::from_secs(100);
+const LIMIT: Duration = Duration::from_secs(300);
 const PORT: u16 = 7;
 const ROUNDS: u64 = 1000;
 

@@ -180,3 +180,100 @@ pub(crate) fn bench(sides: &[Side; 2], json: &Path) -> io::Result<bool> {
     }
     Ok(whole && as_it_comes >= BAR && at_its_best >= BAR)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{bench, demo};
+    use crate::machine::{ALONE, RING, TCP, TCP_LARGE};
+    use crate::results::{Side, Transfer};
+
+    /// Two machines that saw what they must.
+    fn good() -> [Side; 2] {
+        let transfer = |(way, busy): (&str, f64)| Transfer {
+            way: way.to_string(),
+            bytes: 1 << 20,
+            time: 1e6,
+            busy,
+            copied: Some(0),
+            ..Transfer::default()
+        };
+        let side = Side {
+            kernel: "7.3".to_string(),
+            memory: "/dev/some".to_string(),
+            size: 64 << 20,
+            seen: [1000, 1000],
+            transfers: [(ALONE, 1e5), (RING, 2e5), (TCP, 2e6), (TCP_LARGE, 1e6)]
+                .map(transfer)
+                .to_vec(),
+        };
+        [side.clone(), side]
+    }
+
+    fn changed(change: impl FnOnce(&mut [Side; 2])) -> [Side; 2] {
+        let mut sides = good();
+        change(&mut sides);
+        sides
+    }
+
+    fn measured(sides: &[Side; 2]) -> Option<bool> {
+        let name = format!("mmapdev-vms-{:?}.json", std::thread::current().id());
+        let file = std::env::temp_dir().join(name);
+        let verdict = bench(sides, &file).ok();
+        // Not there where nothing was measured.
+        let _ = std::fs::remove_file(file);
+        verdict
+    }
+
+    #[test]
+    fn what_is_as_it_must_be_passes() {
+        assert!(demo(&good()));
+        assert_eq!(measured(&good()), Some(true));
+    }
+
+    #[test]
+    fn data_that_changed_on_its_way_fails() {
+        for way in [1, 2, 3] {
+            let sides = changed(|sides| sides[1].transfers[way].wrong = 1);
+            assert!(!demo(&sides));
+            assert_eq!(measured(&sides), Some(false));
+        }
+    }
+
+    #[test]
+    fn data_that_did_not_all_arrive_fails() {
+        let sides = changed(|sides| sides[1].transfers[1].bytes -= 1);
+        assert!(!demo(&sides));
+        assert_eq!(measured(&sides), Some(false));
+        let sides = changed(|sides| drop(sides[1].transfers.pop()));
+        assert!(!demo(&sides));
+        assert_eq!(measured(&sides), None);
+    }
+
+    #[test]
+    fn a_store_that_was_not_seen_fails() {
+        assert!(!demo(&changed(|sides| sides[0].seen[0] = 999)));
+    }
+
+    #[test]
+    fn a_byte_that_a_kernel_copied_fails() {
+        let copied = |sides: &mut [Side; 2]| sides[1].transfers[1].copied = Some(1);
+        assert!(!demo(&changed(copied)));
+    }
+
+    #[test]
+    fn a_ring_that_costs_too_much_fails() {
+        // 400000 instructions, and 5 times as many are TCP's just so.
+        let cost = |ring: f64, tcp: f64, large: f64| {
+            measured(&changed(|sides| {
+                for side in sides {
+                    for (index, busy) in [(1, ring), (2, tcp), (3, large)] {
+                        side.transfers[index].busy = busy;
+                    }
+                }
+            }))
+        };
+        assert_eq!(cost(2e5, 1e6, 6e5), Some(true));
+        assert_eq!(cost(2e5, 9.9e5, 6e5), Some(false), "as TCP comes");
+        assert_eq!(cost(2e5, 1e6, 5.9e5), Some(false), "TCP at its best");
+    }
+}
