@@ -302,9 +302,9 @@ pub struct Slot<'r, 'a> {
     len: usize,
 }
 
-impl<'a> Slot<'_, 'a> {
+impl Slot<'_, '_> {
     /// The message in words of eight bytes, to be written by relaxed stores. The last may be longer than the message.
-    pub fn words(&self) -> &'a [AtomicU64] {
+    pub fn words(&self) -> &[AtomicU64] {
         self.producer.place.words(self.at, self.len)
     }
 
@@ -474,7 +474,7 @@ pub struct Message<'r, 'a> {
     len: usize,
 }
 
-impl<'a> Message<'_, 'a> {
+impl Message<'_, '_> {
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -486,7 +486,7 @@ impl<'a> Message<'_, 'a> {
     }
 
     /// The message in words of eight bytes, to be read by relaxed loads. The last may be longer than the message.
-    pub fn words(&self) -> &'a [AtomicU64] {
+    pub fn words(&self) -> &[AtomicU64] {
         self.consumer.place.words(self.at, self.len)
     }
 

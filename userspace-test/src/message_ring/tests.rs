@@ -248,6 +248,19 @@ fn a_producer_finds_out_a_consumer_that_lies() {
 }
 
 #[test]
+fn a_producer_finds_out_a_consumer_that_has_read_what_is_not_written() {
+    let fixture = Fixture::new(8 * LINE);
+    let mut producer = fixture.producer();
+    for _ in 0..6 {
+        producer.send(b"").unwrap();
+    }
+    fixture.store(READ, 7 * LINE as u64);
+    // For what does not fit into the two lines that are free, it has a look.
+    let refused = producer.send(&[0; 184]);
+    assert!(matches!(refused, Err(Error::Broken(_))), "{refused:?}");
+}
+
+#[test]
 fn who_attaches_to_nonsense_is_told() {
     let fixture = Fixture::new(8 * LINE);
     for (at, value) in [(READ, 8), (READ, LINE as u64), (WRITTEN, 9 * LINE as u64)] {
