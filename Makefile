@@ -4,7 +4,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pressure test-pci test-debug stress crash module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
+.PHONY: help demo test test-pressure test-pci test-debug stress crash test-vms demo-vms bench-vms module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
 
 # Overrides from the command line reach the scripts as environment variables.
 export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS SEED
@@ -49,6 +49,15 @@ stress: guest-debug ## races under an oracle, on the kernel that looks for mista
 
 crash: guest ## kills guests that write to a file, and looks at what their disks have [KILLS=5] [SEED=1]
 	@qemu/crash.sh $(or $(KILLS),5) $(SEED)
+
+demo-vms: guest ## two guests with one memory: a ring in it, beside TCP between them
+	@qemu/vms.sh demo
+
+test-vms: guest ## the tests of two guests with one memory [TESTS=name]
+	@qemu/vms.sh test $(TESTS)
+
+bench-vms: guest ## what the ring and TCP cost two guests, in instructions; fails if a bar is missed
+	@qemu/vms.sh bench
 
 module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 	@qemu/build-module.sh

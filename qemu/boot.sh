@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
-#           [--memory SIZE] [--nodes 2] [--disk IMAGE [--disk-log FILE]] [--expect-splat] [--interactive]
-#           [--icount] [--debian] [--pci] COMMAND...
+#           [--memory SIZE] [--cpus 1] [--nodes 2] [--disk IMAGE [--disk-log FILE]] [--expect-splat] [--interactive]
+#           [--icount] [--debian] [--pci] [--shared SOCKET] [--wire FILE 0|1] COMMAND...
 # With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
 # build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G nodes=1 disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian='' pci=''
+name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G cpus=2 nodes=1 shared='' wire='' side='' disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian='' pci=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -18,10 +18,15 @@ while [[ ${1:-} == --* ]]; do
     --append) append=$2 && shift ;;
     --kernel) kernel=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
     --memory) memory=$2 && shift ;;
+    --cpus) cpus=$2 && shift ;;
     --nodes) nodes=$2 && shift ;; # 2: each CPU has half of the memory near it
     # A file system, which the guest mounts and which stays; else it has an empty disk.
     --disk) disk_image=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
     --disk-log) disk_log=/mmapdev/${2#"$CHECKOUT/"} && shift ;; # all that this disk is asked to write, and each flush
+    # Where mmapdev-ivshmem-server listens: the guest has the memory of a PCI device together with others.
+    --shared) shared=/mmapdev/${2#"$CHECKOUT/"} && shift ;;
+    # A network of two guests, each of which says which of its ends it is: 10.0.0.1 or 10.0.0.2.
+    --wire) wire=/mmapdev/${2#"$CHECKOUT/"} side=$3 && shift 2 ;;
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
     --icount) icount=yes ;; # one CPU, whose clock counts instructions
     --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
@@ -56,8 +61,12 @@ chmod 755 "$files/job/job"
 rm -f "$files/qemu.pid"
 
 # One CPU for each node is one socket's: what shares a cache is near the same memory.
-smp=2
+smp=$cpus
 if ((nodes == 2)); then smp=2,sockets=2; fi
+# While it identifies its first CPU, the kernel forgets for some instructions that page tables have five levels; KASAN, by
+# which it then looks in an interrupt, takes its own memory for none.
+cpu=''
+if [[ $TREE ]]; then cpu=,-la57; fi
 if [[ $icount ]]; then
     # One tick of the guest's clock is one instruction, and two runs are the same in every digit. What a
     # CPU draws from outside is off for that; and so are the string instructions, each step of which would
@@ -66,13 +75,10 @@ if [[ $icount ]]; then
         -rtc base=2026-01-01T00:00:00,clock=vm -seed 1)
     append="nokaslr norandmaps $append"
 elif [[ $("$QEMU_DIR/accel.sh") == kvm ]]; then
-    accelerator=(-accel kvm -cpu host -smp "$smp")
+    accelerator=(-accel kvm -cpu "host$cpu" -smp "$smp")
 else
-    accelerator=(-accel tcg,thread=multi -cpu max -smp "$smp")
+    accelerator=(-accel tcg,thread=multi -cpu "max$cpu" -smp "$smp")
 fi
-# While the kernel looks at what the CPU can do, KASAN takes an interrupt for a wild access where page tables have five
-# levels: for a moment it cannot see that they have.
-if [[ ${TREE:-} ]]; then append="no5lvl $append"; fi
 # An empty disk. A guest that counts has none: its clock jumps while it waits for the host, so that no two runs would be
 # alike; the benchmark makes itself one in memory.
 disk=()
@@ -144,6 +150,16 @@ if [[ $pci ]]; then
         -chardev "socket,id=monitor-port,path=$monitor" -serial chardev:monitor-port)
     # What is plugged in gets its addresses in a window that the firmware has reserved as a whole.
     append="pci=no_e820 $append"
+fi
+# What it has together with another guest.
+if [[ $shared ]]; then
+    devices+=(-chardev "socket,id=peers,path=$shared" -device ivshmem-doorbell,chardev=peers,vectors=1)
+fi
+if [[ $wire ]]; then
+    rm -f "$CHECKOUT/${wire#/mmapdev/}.$side"
+    devices+=(-netdev "dgram,id=wire,local.type=unix,local.path=$wire.$side,remote.type=unix,remote.path=$wire.$((1 - side))"
+        -device "virtio-net-pci,netdev=wire,mac=52:54:00:00:00:0$((side + 1)),host_mtu=65535")
+    append="MMAPDEV_ADDRESS=10.0.0.$((side + 1))/24 $append"
 fi
 # signal=off: an interrupt typed in the guest's shell is the guest's.
 qemu=(

@@ -59,7 +59,7 @@ check "clippy of the module" module_clippy
 check "clippy of user space" "$cargo" clippy --locked --release --all-targets -- -D warnings
 check "rustdoc of the module" module_rustdoc
 check "rustdoc of user space" "$cargo" doc --locked --release --no-deps --document-private-items
-check "unit tests of user space on the host" "$cargo" test --locked --release --lib --bin mmapdev-bench --bin mmapdev-stress
+check "unit tests of user space on the host" "$cargo" test --locked --release --lib --bin mmapdev-bench --bin mmapdev-stress --bin mmapdev-vms
 check "shellcheck" "$enter" shellcheck -x qemu/*.sh qemu/guest/init .ci/run
 check "the header as C and as C++" header
 check "unsafe only in the abstractions" unsafe_code

@@ -21,6 +21,7 @@ tests() {
 if (($#)); then
     tests test-debug mmapdev-test "$@"
     if [[ $1 == pci* ]]; then "$QEMU_DIR/pci.sh" "${@#pci::}"; fi
+    if [[ $1 == vms* ]]; then "$QEMU_DIR/vms.sh" test "${@#vms::}"; fi
     exit
 fi
 # A test has one CPU busy: two guests take half the time.
@@ -34,4 +35,5 @@ wait $! || status=$?
 trap - EXIT
 cat "$other"
 "$QEMU_DIR/pci.sh" || status=$?
+"$QEMU_DIR/vms.sh" test || status=$?
 exit $status

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Packs the guest's file system into build/guest.cpio: busybox, guest/init, the programs of user
-# space in /bin, the modules in /lib/mmapdev, and of Debian's own modules those of disks (which the sanitizer kernel,
-# with TREE=sanitizer and in build/sanitizer/, has built in). What is not built yet is left out.
+# space in /bin, the modules in /lib/mmapdev, and of Debian's own modules those of disks and of the network (which
+# the sanitizer kernel, with TREE=sanitizer and in build/sanitizer/, has built in or lacks). What is not built yet is left out.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -23,8 +23,9 @@ cp "$CHECKOUT"/userspace-test/examples/*.py "$tree/lib/mmapdev/"
 "$QEMU_DIR/enter.sh" sh -ec '
     cd "$1"
     cp /usr/bin/busybox bin/
-    for name in virtio_blk loop brd; do
-        [ "$2" ] || xzcat "/kernel/modules/drivers/block/$name.ko.xz" >"lib/$name.ko"
+    for name in drivers/block/virtio_blk drivers/block/loop drivers/block/brd \
+        net/core/failover drivers/net/net_failover drivers/net/virtio_net; do
+        [ "$2" ] || xzcat "/kernel/modules/$name.ko.xz" >"lib/${name##*/}.ko"
     done
     for name in $(busybox --list); do [ -e "bin/$name" ] || ln -s busybox "bin/$name"; done
     find . | sort | cpio --quiet -o -H newc -R 0:0 >../.guest.cpio

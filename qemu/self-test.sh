@@ -16,10 +16,13 @@ expect() {
     run_one "rig-$count" "$@" &
 }
 
-run_one() {
+run_one() { run "$1" "$2" "$3" "$4" "$QEMU_DIR/boot.sh" --name "$1" "${@:5}"; }
+
+# run NAME TITLE STATUS SENTENCE COMMAND...
+run() {
     local name=$1 title=$2 want=$3 sentence=$4 status=0
     shift 4
-    "$QEMU_DIR/boot.sh" --name "$name" "$@" >"$results/$name.log" 2>&1 </dev/null || status=$?
+    "$@" >"$results/$name.log" 2>&1 </dev/null || status=$?
     if ((status == want)) && grep -qF "$sentence" "$results/$name.log"; then
         touch "$results/$name.ok"
         echo "rig: $title ... ok"
@@ -49,6 +52,13 @@ expect "a guest that ends without a verdict turns the run red" 112 "ended withou
 expect "a kernel that never boots turns the run red" 114 "never printed anything" \
     --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
 wait || true
+# Those of two guests are two already.
+# shellcheck disable=SC2016 # expanded in the guests
+run vms-1 "a failing guest of two turns the run red" 3 "1: the second" \
+    "$QEMU_DIR/vms.sh" run -- sh -c '[ SIDE = 0 ] || { echo "the second"; exit 3; }'
+run vms-2 "a panic of one guest ends the other" 111 "1: error: guest \"vms-1\": its kernel panicked" \
+    "$QEMU_DIR/vms.sh" run -- sh -c '[ SIDE = 1 ] || sleep 600; echo c >/proc/sysrq-trigger'
+count=$((count + 2))
 
 shopt -s nullglob
 passed=("$results"/*.ok)

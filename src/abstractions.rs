@@ -20,6 +20,7 @@
 //! | [`vm_pfn`] | the same for mappings of device memory, which has no pages |
 //! | [`device_memory`] | memory of a device, mapped and copied until it is revoked |
 //! | [`pci_device`] | claims on BARs and the power of a PCI device |
+//! | [`pci_interrupts`] | the interrupts of a PCI device, and their handler |
 //! | [`file_operations`] | `struct file_operations` with everything that a mappable file needs |
 //! | [`misc_device`] | `struct miscdevice` with a name and data of its own |
 //! | [`per_cpu_counters`] | counters that cost one instruction to raise |
@@ -44,6 +45,7 @@ pub(crate) mod iov;
 pub(crate) mod misc_device;
 pub(crate) mod page_cache;
 pub(crate) mod pci_device;
+pub(crate) mod pci_interrupts;
 pub(crate) mod per_cpu_counters;
 pub(crate) mod pseudo_fs;
 pub(crate) mod published;

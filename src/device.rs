@@ -112,7 +112,7 @@ impl<B: Backing> Device<B> {
         }
     }
 
-    /// Raises an event for all who have the device open.
+    /// Raises an event for all who have the device open. May be called in any context.
     pub(crate) fn raise_event(&self) {
         self.counters.add(Event::Rung, 1);
         self.events.raise();
@@ -359,6 +359,8 @@ pub(crate) trait AnyDevice: Send + Sync {
     fn resize(&self, size: u64) -> Result;
     /// See [`Device::punch`].
     fn punch(&self, offset: u64, length: u64) -> Result;
+    /// See [`Device::raise_event`].
+    fn raise_event(&self);
     /// See [`Device::end`].
     fn end(&self);
     /// Returns whether bytes from `offset` on in a file, `most` at most, are bytes of this device.
@@ -390,6 +392,10 @@ impl<B: Backing> AnyDevice for Device<B> {
 
     fn punch(&self, offset: u64, length: u64) -> Result {
         self.punch(offset, length)
+    }
+
+    fn raise_event(&self) {
+        self.raise_event();
     }
 
     fn end(&self) {

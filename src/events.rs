@@ -33,13 +33,13 @@ impl Events {
         Seen(Atomic::new(self.raised.load(Relaxed)))
     }
 
-    /// Raises an event: what the caller has stored before is seen by whoever takes it. Does not sleep.
+    /// Raises an event: what the caller has stored before is seen by whoever takes it. May be called in any context.
     pub(crate) fn raise(&self) {
         self.raised.fetch_add(1, Full);
         self.wake();
     }
 
-    /// Has all who wait look again. Does not sleep.
+    /// Has all who wait look again. May be called in any context.
     pub(crate) fn wake(&self) {
         self.waiters.notify_all();
     }

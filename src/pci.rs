@@ -12,7 +12,9 @@
 use crate::abi;
 use crate::abstractions::device_memory::{CacheMode, DeviceMemory};
 use crate::abstractions::pci_device::{Bar, ClaimedBar, Enabled, MemoryBar, BARS};
+use crate::abstractions::pci_interrupts::{handle_until_unbound, Handler};
 use crate::abstractions::published::Published;
+use crate::device::AnyDevice;
 use crate::name::Name;
 use crate::registry::{Plan, Registry, Source};
 use kernel::device::{Bound, Core};
@@ -90,7 +92,23 @@ impl Binding {
                 })?;
             binding.ids.push(id, GFP_KERNEL)?;
         }
+        if is_ivshmem(device) {
+            binding.listen(device).inspect_err(|error| {
+                dev_err!(device, "interrupts cannot be had: {error:?}\n");
+            })?;
+        }
         Ok(binding)
+    }
+
+    /// Has the interrupts that other machines send which share the memory raise events of its device.
+    fn listen(&self, device: &pci::Device<Core<'_>>) -> Result {
+        let name = name_of(device, IVSHMEM_MEMORY)?;
+        let doorbell = Doorbell(self.registry.get(&name)?);
+        if handle_until_unbound(device, c"mmapdev", Arc::new(doorbell, GFP_KERNEL)?)? {
+            let name = name.as_str();
+            dev_info!(device, "interrupts are events of mmapdev-{name}\n");
+        }
+        Ok(())
     }
 
     fn make_device(
@@ -100,11 +118,8 @@ impl Binding {
         memory: Arc<DeviceMemory>,
     ) -> Result<u64> {
         let mode = cache_mode(device, bar);
-        let address = device.as_ref().name();
-        let name = CString::try_from_fmt(fmt!("pci-{}-bar{}", address, bar.index()))?;
-        let field = abi::Name::new(name.to_bytes()).ok_or(ENAMETOOLONG)?;
         let plan = Plan {
-            name: Name::of_any(&field).map_err(|_| EINVAL)?,
+            name: name_of(device, bar.index())?,
             source: Source::Bar { memory, mode },
         };
         let id = self.registry.create(&plan)?;
@@ -139,6 +154,23 @@ impl Drop for Binding {
     }
 }
 
+/// What the interrupts of a device ring.
+struct Doorbell(Arc<dyn AnyDevice>);
+
+impl Handler for Doorbell {
+    fn handle(&self) {
+        self.0.raise_event();
+    }
+}
+
+/// Returns the name of the device that a BAR is.
+fn name_of(device: &pci::Device<Bound>, bar: u32) -> Result<Name> {
+    let address = device.as_ref().name();
+    let name = CString::try_from_fmt(fmt!("pci-{}-bar{}", address, bar))?;
+    let field = abi::Name::new(name.to_bytes()).ok_or(ENAMETOOLONG)?;
+    Name::of_any(&field).map_err(|_| EINVAL)
+}
+
 /// Claims all BARs of a device that are memory.
 ///
 /// Fails with `ENODEV` where there is none, with `EINVAL` where one has no address, with `EBUSY` where another driver has one,
@@ -170,10 +202,13 @@ fn claim_all(
     Ok(memories)
 }
 
+fn is_ivshmem(device: &pci::Device<Bound>) -> bool {
+    device.vendor_id() == Vendor::REDHAT_QUMRANET && device.device_id() == IVSHMEM
+}
+
 /// Returns how a BAR is cached where nobody asks for it to be uncached.
 fn cache_mode(device: &pci::Device<Bound>, bar: &MemoryBar) -> CacheMode {
-    let is_ivshmem = device.vendor_id() == Vendor::REDHAT_QUMRANET && device.device_id() == IVSHMEM;
-    if is_ivshmem && bar.index() == IVSHMEM_MEMORY {
+    if is_ivshmem(device) && bar.index() == IVSHMEM_MEMORY {
         CacheMode::WriteBack
     } else if bar.is_prefetchable() {
         CacheMode::WriteCombining

@@ -223,6 +223,10 @@ struct mmapdev_punch {
  * raises an event for all who have the device open. Each open file counts for itself: poll() says POLLPRI
  * on it from an event until MMAPDEV_IOC_EVENTS takes the count. A store that was made before the event is
  * seen by whoever has taken it. poll() says POLLERR and POLLHUP on a device that has been destroyed.
+ *
+ * An interrupt of QEMU's ivshmem, by which another virtual machine rings, raises an event of the device that
+ * is its memory (-bar2). To ring another, write 4 bytes at 12 of its registers (-bar0): the other's number,
+ * which it reads there at 8, times 65536, and the vector, each of which raises an event.
  */
 struct mmapdev_events {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */

@@ -23,7 +23,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 /// How many BARs a device may have.
 pub(crate) const BARS: u32 = bindings::PCI_STD_NUM_BARS;
 
-fn as_raw(device: &pci::Device) -> *mut bindings::pci_dev {
+pub(super) fn as_raw(device: &pci::Device) -> *mut bindings::pci_dev {
     // The type is transparent.
     core::ptr::from_ref(device).cast_mut().cast()
 }

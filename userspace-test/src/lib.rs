@@ -27,6 +27,10 @@
 //! | [`child`] | child processes that report results, panics and faults faithfully |
 //! | [`fail_nth`] | allocations that fail on purpose |
 //! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
+//! | [`message_ring`] | a ring of messages in a mapping that two programs have |
+//! | [`two_machines`] | the memory that two virtual machines share |
+//! | [`ivshmem_server`] | the server that gives virtual machines that memory, and each other's doorbells |
+//! | [`idle`] | what a CPU does besides waiting |
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
@@ -39,9 +43,12 @@ pub mod control;
 pub mod device;
 pub mod disk;
 pub mod fail_nth;
+pub mod idle;
+pub mod ivshmem_server;
 pub mod kernel_log;
 pub mod mapping;
 pub mod memory;
+pub mod message_ring;
 pub mod module;
 pub mod monitor;
 pub mod numa;
@@ -53,6 +60,7 @@ pub mod shared_lock;
 pub mod size;
 pub mod smaps;
 pub mod table;
+pub mod two_machines;
 pub mod withheld;
 
 #[path = "../../src/abi.rs"]

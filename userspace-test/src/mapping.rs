@@ -168,6 +168,15 @@ impl Mapping {
         unsafe { AtomicU32::from_ptr(self.at(offset)) }
     }
 
+    /// Returns aligned 64-bit words as atomics, for more than one of which the bounds are checked once.
+    pub fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        let len = count.checked_mul(8).expect("no overflow");
+        let first: *const AtomicU64 = self.range(offset, len).cast();
+        assert!(first.is_aligned());
+        // SAFETY: As in `word`, of each.
+        unsafe { std::slice::from_raw_parts(first, count) }
+    }
+
     /// Reads a byte.
     pub fn load(&self, offset: usize) -> u8 {
         self.byte(offset).load(Ordering::SeqCst)

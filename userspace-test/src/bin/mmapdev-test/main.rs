@@ -33,6 +33,7 @@ mod pressure;
 mod read_write;
 mod remap;
 mod rig;
+mod ring;
 mod robust_mutex;
 mod seeing;
 mod seek;
@@ -42,6 +43,7 @@ mod splice;
 mod storm;
 mod sync;
 mod tracing;
+mod vms;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mmapdev_userspace::child::{Child, Outcome};
@@ -195,6 +197,7 @@ fn main() {
         ("control", control::TESTS),
         ("lifetime", lifetime::TESTS),
         ("doorbell", doorbell::TESTS),
+        ("ring", ring::TESTS),
         ("hostile", hostile::TESTS),
         ("storm", storm::TESTS),
         ("ctl", ctl::TESTS),
@@ -217,6 +220,12 @@ fn main() {
     // On a machine with PCI devices, which the module makes devices of when it is loaded.
     let pci: &[Test] = if std::env::var_os("PCI").is_some() {
         pci::TESTS
+    } else {
+        &[]
+    };
+    // One of two machines.
+    let vms: &[Test] = if std::env::var_os("VMS").is_some() {
+        vms::TESTS
     } else {
         &[]
     };
@@ -246,7 +255,12 @@ fn main() {
     let trials = areas
         .iter()
         .copied()
-        .chain([("rig", rig), ("pressure", pressure), ("pci", pci)])
+        .chain([
+            ("rig", rig),
+            ("pressure", pressure),
+            ("pci", pci),
+            ("vms", vms),
+        ])
         .chain(sanitizer.iter().copied())
         .flat_map(|(area, tests)| tests.iter().map(move |test| (area, *test)))
         .filter(|(_, test)| match debian.as_deref() {
