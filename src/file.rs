@@ -236,6 +236,8 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
 
 impl<B: Backing> Device<B> {
     /// Copies bytes into the page cache until it or the device is at its end; see [`Backing::write`].
+    // What is traced of it is then at hand.
+    #[inline(always)]
     pub(crate) fn copy_in(
         &self,
         start: u64,

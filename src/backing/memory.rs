@@ -121,6 +121,7 @@ impl Backing for Memory {
         }
     }
 
+    #[inline]
     fn write(
         device: &Device<Self>,
         start: u64,
