@@ -351,11 +351,11 @@ fn limited(bring_in: BringIn) -> io::Result<()> {
     Ok(())
 }
 
-/// Each touch that was killed is counted as one that memory was too short for.
+/// A touch that was killed is counted as one that memory was too short for; but for those that a page table was.
 fn touches_over_the_limit() -> io::Result<()> {
     limited(touch)?;
     let counters = Device::open()?.counters()?;
-    assert!(counters.out_of_memory >= 2, "{counters:?}");
+    assert!(counters.out_of_memory >= 1, "{counters:?}");
     assert_eq!(counters.failed_faults, counters.out_of_memory);
     Ok(())
 }
