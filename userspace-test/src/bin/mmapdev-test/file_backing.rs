@@ -1030,7 +1030,8 @@ fn swap() -> io::Result<()> {
                 assert!(is_filled(&anonymous), "anonymous");
                 Ok(())
             })?;
-            assert!(back.swapped_in >= PAGES, "anonymous, in: {back:?}");
+            // One or another may not have left memory yet when it is wanted again.
+            assert!(back.swapped_in >= PAGES - FEW, "anonymous, in: {back:?}");
             drop(anonymous);
 
             let device = scene.open()?;
