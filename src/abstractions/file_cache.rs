@@ -19,7 +19,7 @@ use super::pseudo_fs::{PseudoFsType, PseudoMount};
 use super::stored_file::{Direction, StoredFile, Transfer};
 use super::vm_fault::{FirstWrite, Installed};
 use super::write_back_scope::WriteBackScope;
-use super::{helpers, iov};
+use super::{helpers, iov, sched};
 use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::bindings;
@@ -177,8 +177,10 @@ impl FileCache {
         self.store().forget_shorter(lasting);
         let now = self.store().lasting_size().min(most);
         if now > self.size() {
-            self.clean_from
-                .store((self.size() >> PAGE_SHIFT) as usize, Relaxed);
+            // From where the folio of the page may begin that the end divides: it is dirty as a whole.
+            let pages = (1_usize << self.max_order()) - 1;
+            let first = (self.size() >> PAGE_SHIFT) as usize & !pages;
+            self.clean_from.store(first, Relaxed);
             let result = guard.extend(now);
             self.clean_from.store(usize::MAX, Relaxed);
             removed += result?;
@@ -195,14 +197,15 @@ impl FileCache {
         write: FirstWrite<'a>,
         is_over: impl FnOnce() -> bool,
     ) -> Installed<'a> {
-        let Ok(_guard) = self.lock_shared_against_invalidation(Wait::Allowed) else {
+        let Ok(guard) = self.lock_shared_against_invalidation(Wait::Allowed) else {
             return write.refuse();
         };
-        if is_over() {
+        // Who is being killed does not come again: what is being written may need locks that they hold.
+        if is_over() || sched::is_being_killed() {
             return write.refuse();
         }
         if write.index() >= self.clean_from.load(Relaxed) {
-            // Whoever touches it comes again, unless they are killed: what is being written may need locks that they hold.
+            drop(guard);
             fsleep(Delta::from_millis(1));
             return write.come_again();
         }

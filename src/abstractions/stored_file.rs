@@ -64,6 +64,8 @@ impl FileQueues {
     pub(crate) fn finish(&self) {
         // The last owner of a page cache may be one of these; it waits for what is read and written.
         self.changes.flush();
+        // Work that was about to return then may have queued itself once more; it does not do so again.
+        self.changes.flush();
         self.reads.flush();
         self.writes.flush();
         if self.was_used.load(Relaxed) {
@@ -472,7 +474,18 @@ impl Request {
     /// Begins to move what is left of the batch; it is finished before this returns or later.
     fn submit(this: Arc<Self>) {
         // SAFETY: It is this function's turn: nobody else has the batch, until the call below.
-        let rest = unsafe { (*this.batch.get()).rest() };
+        let mut rest = unsafe { (*this.batch.get()).rest() };
+        if rest.direction == Direction::Write {
+            // What was cut off since it was to be written does not come back by that.
+            let left = this.store.lasting_size().saturating_sub(rest.position);
+            rest.len = rest.len.min(rest.done.saturating_add(left as usize));
+            if rest.len == rest.done {
+                // SAFETY: As above.
+                let batch = unsafe { &mut *this.batch.get() };
+                batch.done = batch.len;
+                return batch.finish(None, 0, Context::Process);
+            }
+        }
         let (len, is_direct) = rest.next(this.store.is_direct());
         let is_patient = this.is_patient.load(Relaxed);
         let kiocb = this.kiocb.get();
