@@ -12,7 +12,7 @@ use mmapdev_userspace::random::Random;
 use mmapdev_userspace::{memory, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite, Errno};
-use rustix::mm::MapFlags;
+use rustix::mm::{Advice, MapFlags};
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -718,7 +718,7 @@ fn destroy_and_resize() -> io::Result<()> {
     Ok(())
 }
 
-/// Created and destroyed by two processes at once, opened and touched in between.
+/// Created and destroyed by some processes at once, opened, written to and touched in between.
 fn ten_thousand() -> io::Result<()> {
     const EACH: usize = 2500;
     const WORKERS: usize = 4;
@@ -743,6 +743,12 @@ fn ten_thousand() -> io::Result<()> {
             if let Ok(device) = Device::open_with(control::node(&name), OFlags::RDWR) {
                 if number % 4 == 0 {
                     let _ = pwrite(&device, &[1], 0);
+                }
+                if number % 4 == 1 {
+                    // By a call that says so where the touch would be SIGBUS.
+                    let touched = Mapping::shared(&device, PAGE)
+                        .and_then(|mapping| mapping.advise(0, PAGE, Advice::LinuxPopulateWrite));
+                    assert!(touched.is_ok() || name.starts_with("shared"), "{name}");
                 }
             }
             match control.destroy(&name) {
