@@ -11,6 +11,7 @@
 //! | [`pseudo_fs`] | a pseudo file system with a kernel-internal mount, the home of inodes that have no path |
 //! | [`page_cache`] | an inode, its `struct address_space` and the operations on it |
 //! | [`file_cache`] | a page cache over a stored file: read on demand, written back, reclaimed |
+//! | [`file_size`] | moving the end of such a page cache |
 //! | [`stored_file`] | the file that stores those pages, and folios on their way between the two |
 //! | [`file_watch`] | being told when a file changes |
 //! | [`folio`] | `struct folio`, referenced and locked |
@@ -30,6 +31,7 @@
 //! | [`tracepoint`] | the Rust side of a module's own tracepoints |
 //! | [`system_memory`] | how much memory the machine has |
 //! | [`work_queue`] | a work queue that the module waits for when it goes |
+//! | [`rw_semaphore`] | `struct rw_semaphore` |
 //! | [`iov`], [`sched`] | one function each that the kernel crate has no wrapper for |
 //! | [`capability`] | what the calling task may do |
 
@@ -38,6 +40,7 @@ pub(crate) mod debugfs;
 pub(crate) mod device_memory;
 pub(crate) mod file_cache;
 pub(crate) mod file_operations;
+mod file_size;
 pub(crate) mod file_watch;
 pub(crate) mod folio;
 mod helpers;
@@ -49,6 +52,7 @@ pub(crate) mod pci_interrupts;
 pub(crate) mod per_cpu_counters;
 pub(crate) mod pseudo_fs;
 pub(crate) mod published;
+mod rw_semaphore;
 pub(crate) mod sched;
 pub(crate) mod stored_file;
 pub(crate) mod system_memory;

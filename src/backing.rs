@@ -104,10 +104,10 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
         None
     }
 
-    /// Makes the page cache as large as [`Self::foreign_size`] says, and returns how many bytes of memory went by that.
-    /// Fails with `EBUSY` where it has to be tried again.
-    fn follow_size(&self, _guard: &WriteGuard<'_>) -> Result<u64> {
-        Ok(0)
+    /// Makes the page cache as large as [`Self::foreign_size`] says, and adds to `_removed` how many bytes of memory went
+    /// by that. Fails with `EBUSY` where it has to be tried again.
+    fn follow_size(&self, _guard: &WriteGuard<'_>, _removed: &mut u64) -> Result {
+        Ok(())
     }
 
     /// Gives back the memory of a range, which reads as zeros then, and returns how many bytes that were; see

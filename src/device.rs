@@ -189,11 +189,15 @@ impl<B: Backing> Device<B> {
         self.settled_size.store(UNSETTLED, Relaxed);
         // As in `resize`.
         self.size.store(self.size(), Relaxed);
-        let removed = self.backing.follow_size(guard);
+        let mut removed = 0;
+        let result = self.backing.follow_size(guard, &mut removed);
         let size = self.pages().size();
         self.size.store(size, Relaxed);
-        self.settled_size.store(size, Release);
-        self.count_removed(size, before.saturating_sub(size), removed.unwrap_or(0));
+        // Else it has to be tried again, by whoever comes next, or by the worker.
+        if result.is_ok() {
+            self.settled_size.store(size, Release);
+        }
+        self.count_removed(size, before.saturating_sub(size), removed);
     }
 
     /// Has the size followed by a worker. Where it is waiting already, it has yet to look.
@@ -243,15 +247,18 @@ impl<B: Backing> Device<B> {
         }
     }
 
-    /// Returns what the device is.
+    /// Returns what the device is. Waits for nobody who uses it: where the size is not up to the device it is the one
+    /// that whoever uses it next will find.
     pub(crate) fn info(&self) -> abi::Info {
+        let foreign_size = self.backing.foreign_size();
+        let foreign_size = foreign_size.filter(|_| !self.has_ended());
         abi::Info {
-            device_size: self.size(),
+            device_size: foreign_size.unwrap_or_else(|| self.size()),
             resident_bytes: self.pages().resident_bytes(),
             backing: B::KIND,
             huge: self.backing.huge().to_abi(),
             id: self.id,
-            largest_folio: self.backing.largest_folio() as u32,
+            largest_folio: AnyDevice::largest_folio(self),
             open_files: self.open_files.load(Relaxed),
             name: *self.name.field(),
             ..Default::default()
@@ -353,8 +360,10 @@ pub(crate) trait AnyDevice: Send + Sync {
     /// Returns the number that no other device has or had.
     fn id(&self) -> u64;
     fn name(&self) -> &Name;
-    /// See [`Device::info`]. Waits for nobody who uses the device.
+    /// See [`Device::info`].
     fn info(&self) -> abi::Info;
+    /// Returns the bytes of the largest folio that may come.
+    fn largest_folio(&self) -> u32;
     /// See [`Device::resize`].
     fn resize(&self, size: u64) -> Result;
     /// See [`Device::punch`].
@@ -377,13 +386,11 @@ impl<B: Backing> AnyDevice for Device<B> {
     }
 
     fn info(&self) -> abi::Info {
-        if self.size_has_changed() {
-            // If somebody else is at it, what is known will do.
-            if let Ok(guard) = self.pages().lock_for_writing(Wait::Forbidden) {
-                self.follow_size_under(&guard);
-            }
-        }
         self.info()
+    }
+
+    fn largest_folio(&self) -> u32 {
+        self.backing.largest_folio() as u32
     }
 
     fn resize(&self, size: u64) -> Result {

@@ -133,7 +133,7 @@ impl VmOperations for StoredMapping {
             note_failure(device, fault, Failure::BusError, ENXIO);
             return FaultOutcome::BusError;
         }
-        FaultOutcome::FindOrRead
+        device.backing().answer_touch(fault)
     }
 
     fn found(open: &OpenDevice<FileBacking>, fault: &VmFault, failure: Option<Failure>) {

@@ -12,7 +12,7 @@
 use crate::abi;
 use crate::abstractions::debugfs::{DebugFile, DebugFolder};
 use crate::abstractions::device_memory::{CacheMode, DeviceMemory};
-use crate::abstractions::file_watch::FileWatch;
+use crate::abstractions::file_watch::{FileWatch, Watcher};
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
 use crate::abstractions::stored_file::{FileQueues, StoredFile};
@@ -208,6 +208,8 @@ impl Registry {
                     Err(error) if error == EOPNOTSUPP => None,
                     watch => Some(watch?),
                 };
+                // What it has become since its size was asked for is no event.
+                Device::file_changed(device.as_arc_borrow());
                 self.publish(device, counters, watch, Node::File)?
             }
             Source::Bar { memory, mode } => {
@@ -216,7 +218,7 @@ impl Registry {
                 self.publish(device, counters, None, Node::Bar)?
             }
         };
-        let largest_folio = entry.device.info().largest_folio;
+        let largest_folio = entry.device.largest_folio();
         devices.by_id.insert(place.into_node(id, entry));
         devices.last_id = id;
         devices.count += 1;

@@ -11,13 +11,16 @@
 //!
 //! # Lock order
 //!
-//! As in [`super::page_cache`], and after a folio's lock or write-back what [`super::stored_file`] says.
+//! As in [`super::page_cache`] and [`super::file_size`], where who has pages written holds `Source::writing` outside
+//! of the folios' locks; and after a folio's lock or write-back what [`super::stored_file`] says.
 
+use super::file_size::Changing;
 use super::folio::Folio;
-use super::page_cache::{AddressSpace, Wait, WriteGuard};
+use super::page_cache::{may_wait, AddressSpace, Wait};
 use super::pseudo_fs::{PseudoFsType, PseudoMount};
+use super::rw_semaphore::RwSemaphore;
 use super::stored_file::{Direction, StoredFile, Transfer};
-use super::vm_fault::{FirstWrite, Installed};
+use super::vm_fault::{FaultOutcome, FirstWrite, Installed, VmFault};
 use super::write_back_scope::WriteBackScope;
 use super::{helpers, iov, sched};
 use core::ops::Deref;
@@ -28,8 +31,7 @@ use kernel::fs::Kiocb;
 use kernel::iov::IovIterDest;
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::{Arc, ArcBorrow};
+use kernel::sync::{static_lock_class, Arc, ArcBorrow};
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 use kernel::types::ForeignOwnable;
@@ -46,17 +48,20 @@ use kernel::types::ForeignOwnable;
 /// - The inode was made on `_mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
     inode: NonNull<bindings::inode>,
-    /// The index from which on nothing becomes dirty through a mapping, while that is about to be taken out.
-    clean_from: Atomic<usize>,
+    pub(super) changing: Changing,
     // Both are dropped after `drop` has let go of the inode; the file when nobody can write to it any more.
     _mount: PseudoMount,
     source: Arc<Source>,
 }
 
 /// Where pages come from.
+#[pin_data]
 struct Source {
     store: Arc<StoredFile>,
     arrivals: Arc<dyn Arrivals>,
+    /// Held for reading by whoever has pages written.
+    #[pin]
+    writing: RwSemaphore,
 }
 
 /// What is to be told of folios that come into memory.
@@ -93,7 +98,14 @@ impl FileCache {
         arrivals: Arc<dyn Arrivals>,
         size: u64,
     ) -> Result<Self> {
-        let source = Arc::new(Source { store, arrivals }, GFP_KERNEL)?;
+        let source = Arc::pin_init(
+            pin_init!(Source {
+                store,
+                arrivals,
+                writing <- RwSemaphore::new(c"FileCache::writing", static_lock_class!()),
+            }),
+            GFP_KERNEL,
+        )?;
         let size = bindings::loff_t::try_from(size).map_err(|_| EFBIG)?;
         let mount = PseudoMount::with_write_back(fs_type)?;
         let inode = mount.alloc_hashed_inode()?;
@@ -115,7 +127,7 @@ impl FileCache {
         // INVARIANT: Set just now; the reference from the allocation is the only one.
         Ok(Self {
             inode,
-            clean_from: Atomic::new(usize::MAX),
+            changing: Changing::new(),
             _mount: mount,
             source,
         })
@@ -124,6 +136,11 @@ impl FileCache {
     /// Returns the file that stores the pages.
     pub(crate) fn store(&self) -> &StoredFile {
         &self.source.store
+    }
+
+    /// Returns what is held for reading by whoever has pages written.
+    pub(super) fn writing(&self) -> &RwSemaphore {
+        &self.source.writing
     }
 
     /// Writes what is dirty from byte `start` to `last`, inclusive, to the file, and waits for that,
@@ -151,47 +168,27 @@ impl FileCache {
         }
     }
 
-    /// Takes note of what the file is now; to be called by whoever has changed it, before it changes again.
-    ///
-    /// Context: any that may read the size of a file.
-    pub(crate) fn note_change(&self) {
-        if self.store().size() < self.size() {
-            self.store().note_shorter();
+    /// Answers a touch: the page is to be found or read, unless others have waited too long for those who do so.
+    pub(crate) fn answer_touch<'a>(&self, touch: &'a VmFault) -> FaultOutcome<'a> {
+        let is_there = || {
+            let folio = self.get_folio(touch.index());
+            folio.is_some_and(|folio| folio.is_uptodate())
+        };
+        if self.changing.is_closed() && !is_there() {
+            // A wait that can be killed.
+            if sched::is_being_killed() {
+                return FaultOutcome::BusError;
+            }
+            fsleep(Delta::from_millis(1));
+            return FaultOutcome::Done(touch.come_again());
         }
-    }
-
-    /// Follows the file, which has changed by itself, to the size that it has, `most` bytes where it has more. Returns how
-    /// many bytes of memory went by that; what is dirty beyond the end that it has now or had meanwhile is dropped.
-    ///
-    /// `guard` must be this page cache's: `EINVAL` where it is not. Sleeps. Fails with `EFBIG` for a size beyond what the
-    /// VFS can count, and with `EBUSY` where it has to be tried again, see [`WriteGuard::extend`].
-    pub(crate) fn follow(&self, guard: &WriteGuard<'_>, most: u64) -> Result<u64> {
-        if !guard.is_of(self) {
-            return Err(EINVAL);
-        }
-        let lasting = self.store().lasting_size().min(most);
-        let mut removed = 0;
-        if lasting < self.size() {
-            removed += guard.truncate(lasting)?;
-        }
-        self.store().forget_shorter(lasting);
-        let now = self.store().lasting_size().min(most);
-        if now > self.size() {
-            // From where the folio of the page may begin that the end divides: it is dirty as a whole.
-            let pages = (1_usize << self.max_order()) - 1;
-            let first = (self.size() >> PAGE_SHIFT) as usize & !pages;
-            self.clean_from.store(first, Relaxed);
-            let result = guard.extend(now);
-            self.clean_from.store(usize::MAX, Relaxed);
-            removed += result?;
-        }
-        Ok(removed)
+        FaultOutcome::FindOrRead
     }
 
     /// Answers a first write to a page that a mapping has for reading only: marks its folio dirty, so that it is written
     /// back. Where `is_over` says so it is refused: nothing is written any more.
     ///
-    /// What [`WriteGuard`] does that takes the invalidate lock comes before or after this as a whole. Sleeps.
+    /// What takes pages out comes before or after this as a whole. Sleeps.
     pub(crate) fn answer_first_write<'a>(
         &self,
         write: FirstWrite<'a>,
@@ -204,21 +201,12 @@ impl FileCache {
         if is_over() || sched::is_being_killed() {
             return write.refuse();
         }
-        if write.index() >= self.clean_from.load(Relaxed) {
+        if !self.changing.may_dirty(write.index()) {
             drop(guard);
             fsleep(Delta::from_millis(1));
             return write.come_again();
         }
         write.mark_dirty()
-    }
-
-    /// Takes everything out, and sets the size to 0; what is dirty is dropped. Returns how many bytes of memory went by
-    /// that. `guard` must be this page cache's: `EINVAL` where it is not. Sleeps.
-    pub(crate) fn empty(&self, guard: &WriteGuard<'_>) -> Result<u64> {
-        if !guard.is_of(self) {
-            return Err(EINVAL);
-        }
-        guard.truncate(0)
     }
 
     /// Copies bytes before `end` out and moves the position on, reading ahead as a program reads on.
@@ -234,6 +222,15 @@ impl FileCache {
         // SAFETY: A kiocb and its file are valid for the lifetime of the reference to it.
         if unsafe { (*(*kiocb.as_raw()).ki_filp).f_mapping } != self.as_raw() {
             return Err(EINVAL);
+        }
+        while self.changing.is_closed() {
+            if may_wait(kiocb) == Wait::Forbidden {
+                return Err(EAGAIN);
+            }
+            if sched::is_being_killed() {
+                return Err(EINTR);
+            }
+            fsleep(Delta::from_millis(1));
         }
         let left = end.saturating_sub(u64::try_from(kiocb.ki_pos())?);
         // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache.
@@ -306,6 +303,7 @@ impl FileCache {
         // SAFETY: By the requirements of this function.
         let source = unsafe { Self::source_of(mapping) };
         let store = &source.store;
+        let _writing = source.writing.read();
         let _scope = WriteBackScope::enter();
         let mut transfer = Transfer::new(store, Direction::Write);
         let mut folio = core::ptr::null_mut();

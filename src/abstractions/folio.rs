@@ -132,6 +132,24 @@ impl Folio {
         unsafe { helpers::abstractions_helper_folio_test_uptodate(self.as_raw()) }
     }
 
+    /// Returns whether somebody has the folio locked at this moment. Mirrors `folio_test_locked()`.
+    pub(super) fn is_locked(&self) -> bool {
+        // SAFETY: The folio is alive by the type invariant.
+        unsafe { helpers::abstractions_helper_folio_test_locked(self.as_raw()) }
+    }
+
+    /// Returns whether it is being written back at this moment. Mirrors `folio_test_writeback()`.
+    pub(super) fn is_under_write_back(&self) -> bool {
+        // SAFETY: The folio is alive by the type invariant.
+        unsafe { helpers::abstractions_helper_folio_test_writeback(self.as_raw()) }
+    }
+
+    /// Returns whether it was changed since it was last written back. Mirrors `folio_test_dirty()`.
+    pub(super) fn is_dirty(&self) -> bool {
+        // SAFETY: The folio is alive by the type invariant.
+        unsafe { helpers::abstractions_helper_folio_test_dirty(self.as_raw()) }
+    }
+
     /// Returns whether the machine has reported bad memory in the folio.
     ///
     /// Mirrors `folio_contain_hwpoisoned_page()`.
@@ -242,6 +260,22 @@ impl LockedFolio {
         Self(unsafe { Folio::from_raw(folio) })
     }
 
+    /// Gives up the lock, and keeps the reference.
+    pub(super) fn unlock(self) -> ARef<Folio> {
+        let folio = self.0.clone();
+        drop(self);
+        folio
+    }
+
+    /// Gives up the reference, and leaves the lock to whoever else has one.
+    ///
+    /// Who that is has to unlock it: else it stays locked for ever, which is not unsafe.
+    pub(super) fn keep_locked(self) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: The value is not used again, so that its reference can be given up.
+        drop(unsafe { core::ptr::read(&this.0) });
+    }
+
     /// Gives the reference and the lock to C code.
     pub(super) fn into_raw(self) -> *mut bindings::folio {
         let this = ManuallyDrop::new(self);
@@ -284,11 +318,9 @@ impl LockedFolio {
     ///
     /// Mirrors `folio_mark_dirty()`.
     pub(crate) fn mark_dirty(&self) {
-        // SAFETY: The folio is alive and locked; nobody marks it clean meanwhile.
-        unsafe {
-            if !helpers::abstractions_helper_folio_test_dirty(self.as_raw()) {
-                bindings::folio_mark_dirty(self.as_raw());
-            }
+        if !self.is_dirty() {
+            // SAFETY: The folio is alive and locked; nobody marks it clean meanwhile.
+            unsafe { bindings::folio_mark_dirty(self.as_raw()) };
         }
     }
 }

@@ -180,6 +180,26 @@ void abstractions_helper_folio_mark_uptodate(struct folio *folio)
 	folio_mark_uptodate(folio);
 }
 
+bool abstractions_helper_folio_test_locked(const struct folio *folio)
+{
+	return folio_test_locked(folio);
+}
+
+bool abstractions_helper_folio_test_writeback(const struct folio *folio)
+{
+	return folio_test_writeback(folio);
+}
+
+int abstractions_helper_folio_lock_killable(struct folio *folio)
+{
+	return folio_lock_killable(folio);
+}
+
+struct folio *abstractions_helper_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+
 bool abstractions_helper_folio_test_dirty(const struct folio *folio)
 {
 	return folio_test_dirty(folio);

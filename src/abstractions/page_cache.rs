@@ -14,7 +14,8 @@
 //! inode lock (i_rwsem)                [`AddressSpace::lock_for_writing`]
 //!   mmap_lock or per-VMA lock         taken by the kernel before a fault handler runs
 //!     invalidate lock                 [`AddressSpace::lock_shared_against_invalidation`], and exclusively
-//!                                     [`WriteGuard::set_size`] and [`WriteGuard::punch`]
+//!                                     [`WriteGuard::set_size`], [`WriteGuard::punch`], and what is in
+//!                                     [`super::file_size`]
 //!       folio lock                    [`super::folio::LockedFolio`]
 //! ```
 //!
@@ -83,7 +84,8 @@ impl AddressSpace {
         self.0.get()
     }
 
-    fn host(&self) -> *mut bindings::inode {
+    /// Returns the inode that it is embedded in.
+    pub(super) fn host(&self) -> *mut bindings::inode {
         // SAFETY: By the type invariant the pointers are valid, and `host` never changes.
         unsafe { (*self.as_raw()).host }
     }
@@ -355,6 +357,26 @@ impl<'a> WriteGuard<'a> {
         }
     }
 
+    /// Does the same if nobody holds the lock; `None` where somebody does.
+    pub(super) fn try_lock_against_faults(&self) -> Option<InvalidateGuard<'a>> {
+        // SAFETY: The pointer is valid by the type invariant of `AddressSpace`.
+        let lock = unsafe { &raw mut (*self.space.as_raw()).invalidate_lock };
+        // SAFETY: The lock is there for as long as the address space is.
+        let taken = unsafe { bindings::down_write_trylock(lock) } != 0;
+        // INVARIANT: The lock was just taken; the inode lock is held by the type invariant.
+        taken.then(|| InvalidateGuard {
+            space: self.space,
+            _not_send: NotThreadSafe,
+        })
+    }
+
+    /// Sets the size to `new` bytes, and leaves to the caller what is beyond it. The lock must be that of the same
+    /// address space; for one in memory there is [`Self::set_size`].
+    pub(super) fn set_size_under(&self, _lock: &InvalidateGuard<'_>, new: bindings::loff_t) {
+        // SAFETY: The inode is alive, and the inode lock, which sizes are changed under, is held.
+        unsafe { helpers::abstractions_helper_i_size_write(self.space.host(), new) };
+    }
+
     /// Changes the size of the file from `old` to `new` bytes, and returns how many bytes of memory went by that.
     ///
     /// What is beyond the new end leaves every mapping, private copies of it as well, and the page cache; a
@@ -373,85 +395,9 @@ impl<'a> WriteGuard<'a> {
         Ok(self.change_size(old, new))
     }
 
-    /// Takes the whole file out of all mappings, private copies included, and leaves its pages in memory.
-    ///
-    /// Mirrors `unmap_mapping_range()`. Sleeps.
-    pub(crate) fn unmap(&self) {
-        let _guard = self.lock_against_faults();
-        // SAFETY: The address space is alive. A length of 0 means all.
-        unsafe { bindings::unmap_mapping_range(self.space.as_raw(), 0, 0, 1) };
-    }
-
     /// Takes everything out of the file and sets its size to 0, see [`Self::set_size`].
     pub(crate) fn empty(&self) -> u64 {
         self.change_size(0, 0)
-    }
-
-    /// Changes the size of a file that is written back to `new` bytes, and returns how many bytes of memory went by that.
-    ///
-    /// What is beyond the new end leaves every mapping and the page cache, unwritten; of a page that the end divides, the
-    /// rest becomes zeros. Mirrors `truncate_setsize()` under the invalidate lock. Sleeps. Fails with `EFBIG` for a
-    /// size beyond what the VFS can count.
-    ///
-    /// For a page cache in memory there is [`Self::set_size`], since this leaves folios that reach beyond the end.
-    pub(super) fn truncate(&self, new: u64) -> Result<u64> {
-        let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
-        let _guard = self.lock_against_faults();
-        let before = self.space.resident_bytes();
-        let inode = self.space.host();
-        // SAFETY: The inode is alive, and both locks that its size is changed and pages are taken out under are held.
-        unsafe {
-            let old = helpers::abstractions_helper_i_size_read(inode);
-            helpers::abstractions_helper_i_size_write(inode, new);
-            if new < old {
-                bindings::truncate_pagecache(inode, new);
-            }
-        }
-        Ok(before.saturating_sub(self.space.resident_bytes()))
-    }
-
-    /// Makes a file that is written back larger, `new` bytes, as the file that stores it has become by itself, and returns
-    /// how many bytes of memory went by that.
-    ///
-    /// A page that the old end divided has zeros in memory where there are bytes now, and so have pages that were
-    /// brought in beyond the end just when it moved: they leave memory, those that are dirty for the file. Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// - `EFBIG`: the size is beyond what the VFS can count.
-    /// - `EBUSY`: these pages are stored to again and again, or cannot be written back for want of memory. The size is
-    ///   as it was, and no byte is lost: to be tried again.
-    pub(super) fn extend(&self, new: u64) -> Result<u64> {
-        /// How often what is stored to meanwhile may be written back.
-        const ATTEMPTS: usize = 16;
-        let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
-        let (inode, mapping) = (self.space.host(), self.space.as_raw());
-        let old = self.space.size() as bindings::loff_t;
-        let first = old & !(PAGE_SIZE as bindings::loff_t - 1);
-        let mut removed = 0;
-        for _ in 0..ATTEMPTS {
-            // Not under the lock that faults take. Whoever writes to the file may hold its lock, which this needs, and
-            // touch a page of ours meanwhile.
-            // SAFETY: The address space is alive.
-            unsafe {
-                bindings::filemap_fdatawrite_range(mapping, first, i64::MAX);
-                bindings::filemap_fdatawait_range_keep_errors(mapping, first, i64::MAX);
-            }
-            let _guard = self.lock_against_faults();
-            let before = self.space.resident_bytes();
-            // SAFETY: The address space is alive, and locked against whoever brings in pages.
-            let result = unsafe {
-                let page = (first >> PAGE_SHIFT) as c_ulong;
-                bindings::invalidate_inode_pages2_range(mapping, page, c_ulong::MAX)
-            };
-            removed += before.saturating_sub(self.space.resident_bytes());
-            if result == 0 {
-                // SAFETY: The inode is alive, and both locks that its size is changed under are held.
-                unsafe { helpers::abstractions_helper_i_size_write(inode, new) };
-                return Ok(removed);
-            }
-        }
-        Err(EBUSY)
     }
 
     fn change_size(&self, old: u64, new: u64) -> u64 {

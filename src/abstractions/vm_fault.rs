@@ -160,6 +160,11 @@ impl VmFault {
         done.then_some(Installed(reason, PhantomData))
     }
 
+    /// Has the touch looked at anew, as nothing was done about it.
+    pub(super) fn come_again(&self) -> Installed<'_> {
+        Installed(bindings::vm_fault_reason_VM_FAULT_NOPAGE, PhantomData)
+    }
+
     /// Puts the answer of a handler into the form that the C side wants. What is to be found or read is: `found` is
     /// called with what came of that, unless the touch comes again.
     pub(super) fn finish(
@@ -257,16 +262,49 @@ impl<'a> FirstWrite<'a> {
     }
 
     /// Marks the page's folio dirty, so that it is written back, or has the touch looked at anew where it has left the
-    /// page cache. Mirrors `filemap_page_mkwrite()`. Sleeps.
-    pub(crate) fn mark_dirty(self) -> Installed<'a> {
-        // SAFETY: By the type invariant.
-        let reason = unsafe { bindings::filemap_page_mkwrite(self.0.as_raw()) };
-        Installed(reason, PhantomData)
+    /// page cache. A folio that has to stay as it is while it is written is waited for; who is killed meanwhile is
+    /// refused.
+    ///
+    /// Mirrors `filemap_page_mkwrite()`, of which nobody can be killed: the file that is written to may wait for a lock
+    /// that the one who touches holds. Nor is there anything to freeze in the page cache's own file system. Sleeps.
+    pub(super) fn mark_dirty(self) -> Installed<'a> {
+        let mapping = self.0.mapping();
+        // SAFETY: By the type invariant there is a page, which its caller has a reference to.
+        let folio = unsafe { helpers::abstractions_helper_page_folio((*self.0.as_raw()).page) };
+        // SAFETY: The mapped file is valid while the VMA is.
+        unsafe { bindings::file_update_time((*self.0.vma()).vm_file) };
+        // SAFETY: The folio is referenced, as above.
+        if unsafe { helpers::abstractions_helper_folio_lock_killable(folio) } != 0 {
+            return self.refuse();
+        }
+        // SAFETY: The caller has a reference for as long as this runs, so that another one can be had, and the lock was
+        // just taken.
+        let folio = unsafe {
+            helpers::abstractions_helper_folio_get(folio);
+            LockedFolio::from_raw(NonNull::new_unchecked(folio))
+        };
+        if !folio.holds(mapping, self.index()) {
+            return self.come_again();
+        }
+        // SAFETY: The address space is alive while it is mapped.
+        let is_stable = unsafe { helpers::abstractions_helper_mapping_stable_writes(mapping) };
+        if is_stable && folio.is_under_write_back() {
+            let folio = folio.unlock();
+            // SAFETY: The folio is referenced.
+            if unsafe { bindings::folio_wait_writeback_killable(folio.as_raw()) } != 0 {
+                return self.refuse();
+            }
+            return self.come_again();
+        }
+        folio.mark_dirty();
+        // The lock goes to the caller, who has a reference of their own.
+        folio.keep_locked();
+        Installed(bindings::vm_fault_reason_VM_FAULT_LOCKED, PhantomData)
     }
 
     /// Has the touch looked at anew.
     pub(super) fn come_again(self) -> Installed<'a> {
-        Installed(bindings::vm_fault_reason_VM_FAULT_NOPAGE, PhantomData)
+        self.0.come_again()
     }
 
     /// Refuses it: `SIGBUS`.

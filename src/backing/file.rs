@@ -12,7 +12,7 @@ use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
-use crate::abstractions::vm_fault::{FirstWrite, Installed};
+use crate::abstractions::vm_fault::{FaultOutcome, FirstWrite, Installed, VmFault};
 use crate::abstractions::work_queue::WorkQueue;
 use crate::counters::Counters;
 use crate::device::Device;
@@ -58,6 +58,11 @@ impl FileBacking {
     /// Returns how many bytes there are by what the file has now, and has had all the time.
     pub(crate) fn size_of_file(&self) -> u64 {
         self.cache.store().lasting_size().min(self.most)
+    }
+
+    /// See [`FileCache::answer_touch`].
+    pub(crate) fn answer_touch<'a>(&self, touch: &'a VmFault) -> FaultOutcome<'a> {
+        self.cache.answer_touch(touch)
     }
 
     /// See [`FileCache::answer_first_write`].
@@ -176,8 +181,8 @@ impl Backing for FileBacking {
         Some(self.size_of_file())
     }
 
-    fn follow_size(&self, guard: &WriteGuard<'_>) -> Result<u64> {
-        self.cache.follow(guard, self.most)
+    fn follow_size(&self, guard: &WriteGuard<'_>, removed: &mut u64) -> Result {
+        self.cache.follow(guard, self.most, removed)
     }
 
     fn set_size(&self, _guard: &WriteGuard<'_>, _old: u64, _new: u64) -> Result<u64> {
@@ -190,7 +195,8 @@ impl Backing for FileBacking {
 
     fn empty(&self, guard: &WriteGuard<'_>) -> u64 {
         // Whoever stores through a mapping from now on has to ask, and is refused: no store is lost below.
-        guard.unmap();
+        // (The guard is that of these pages, so that none of it fails.)
+        let _ = self.cache.unmap(guard);
         self.cache.write_back(0, u64::MAX, Durability::Full);
         self.cache.empty(guard).unwrap_or(0)
     }

@@ -11,6 +11,7 @@ use rustix::net::SendFlags;
 use rustix::process::{getpid, Pid};
 use std::ffi::c_void;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
@@ -463,6 +464,21 @@ impl Mapping {
         // SAFETY: The kernel reads from this mapping only.
         count(unsafe { libc::pwrite64(fd, place.cast(), len, position as i64) })
     }
+}
+
+/// Writes parts of mappings, one after the other, to a file at a position (`pwritev()`); returns how many bytes.
+pub fn pwritev_to(
+    file: impl AsFd,
+    position: u64,
+    parts: &[(&Mapping, Range<usize>)],
+) -> io::Result<usize> {
+    let vectors: Vec<_> = parts
+        .iter()
+        .map(|(mapping, part)| mapping.io_vector(part.start, part.len()))
+        .collect();
+    let (fd, count_of) = (file.as_fd().as_raw_fd(), vectors.len() as i32);
+    // SAFETY: The kernel reads from these mappings only.
+    count(unsafe { libc::pwritev64(fd, vectors.as_ptr(), count_of, position as i64) })
 }
 
 /// Parts of this mapping and of another process's: what `process_vm_readv()` and its relatives move.

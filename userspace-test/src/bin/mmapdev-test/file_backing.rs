@@ -10,12 +10,12 @@ use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::disk::{Disk, Traffic};
-use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
+use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, KIB, MIB, PAGE};
 use rustix::fs::{fdatasync, fsync, ftruncate, memfd_create, MemfdFlags, OFlags};
-use rustix::io::{pread, preadv2, pwrite, Errno, ReadWriteFlags};
+use rustix::io::{pread, preadv2, pwrite, read, write, Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process;
 use std::fs::{self, File, OpenOptions};
@@ -652,6 +652,11 @@ pub(crate) const TESTS: &[Test] = &[
         },
     ),
     Test::with(
+        "who_writes_to_the_file_from_a_mapping_can_be_killed_while_its_end_moves",
+        NONE,
+        killed_while_the_end_moves,
+    ),
+    Test::with(
         "who_keeps_others_from_writing_keeps_nobody_from_opening_and_listing",
         NONE,
         || {
@@ -775,6 +780,62 @@ fn while_locked<T>(
         withheld.give()?;
         writing.join().expect("no panic")?;
         result
+    })
+}
+
+/// A program that holds the file's lock touches what has to be read with that lock, while pages are to be taken out
+/// of which one is being written, with that lock. Nothing of it ends but by a kill, and all of it by that.
+fn killed_while_the_end_moves() -> io::Result<()> {
+    const END: usize = MIB - 50;
+    let scene = Scene::new(SIZE)?;
+    let device = scene.open()?;
+    let mapping = Mapping::shared(&device, SIZE)?;
+    mapping.advise(0, SIZE, Advice::Random)?;
+    mapping.write(END - 6, b"stored over the end");
+    let file = OpenOptions::new().read(true).write(true).open(path(NAME))?;
+    let (has_lock, lock_taken) = rustix::pipe::pipe()?;
+    let (may_touch, go_on) = rustix::pipe::pipe()?;
+    thread::scope(|scope| {
+        let (mut child, mut syncing) = (None, None);
+        // The end is not followed meanwhile.
+        while_locked(&device, || {
+            file.set_len(END as u64)?;
+            child = Some(Child::run(|| {
+                let withheld = Withheld::new(1).expect("memory");
+                let written = thread::scope(|scope| {
+                    let writer = scope.spawn(|| {
+                        let parts = [(withheld.mapping(), 0..1), (&mapping, MIB / 2..MIB / 2 + 1)];
+                        mapping::pwritev_to(&file, 0, &parts)
+                    });
+                    withheld.wait_for_touch().expect("a touch");
+                    write(&lock_taken, &[1]).expect("a pipe");
+                    read(&may_touch, &mut [0]).expect("a pipe");
+                    withheld.give().expect("no error");
+                    writer.join().expect("no panic")
+                });
+                format!("{written:?}").into_bytes()
+            })?);
+            read(&has_lock, &mut [0])?;
+            let device = &device;
+            syncing = Some(scope.spawn(move || fsync(device)));
+            while memory::vmstat("nr_writeback")? == 0 {
+                thread::yield_now();
+            }
+            Ok(())
+        })?;
+        // Now it is. There is no telling when, and if it is not yet, this asks for less.
+        thread::sleep(slowness() * Duration::from_millis(200));
+        write(&go_on, &[1])?;
+        let outcome = child.expect("a child").wait(Some(Duration::from_secs(3)))?;
+        assert_eq!(outcome, Outcome::TimedOut, "it waits, and is killed");
+        syncing.expect("a thread").join().expect("no panic")?;
+        assert_eq!(device.size()?, END);
+        assert_eq!(scene.on_disk(END - 6, 6)?, *b"stored");
+        let address = mapping.address(MIB);
+        assert_eq!(child::touch(address, false)?, Touch::BusError(address));
+        let last = mapping.read(END - 6, 56);
+        assert!(last.starts_with(b"stored") && last[6..].iter().all(|byte| *byte == 0));
+        Ok(())
     })
 }
 
