@@ -34,6 +34,8 @@ pub const IOC_NEXT: u32 = request(0x08);
 pub const IOC_NOTIFY: u32 = request(0x09);
 /// Takes what events there are; takes [`Events`].
 pub const IOC_EVENTS: u32 = request(0x0A);
+/// Has a descriptor signalled by events; takes [`EventFd`].
+pub const IOC_EVENTFD: u32 = request(0x0B);
 
 /// Bytes in a name field; the last one that is used is followed by zeros.
 pub const NAME_SIZE: usize = 64;
@@ -246,6 +248,30 @@ pub struct Events {
 /// The size of the first version of [`Events`].
 pub const EVENTS_SIZE_VER0: usize = 16;
 
+/// Has a descriptor signalled by events.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    CONFIG_RUST,
+    derive(zerocopy_derive::FromBytes, zerocopy_derive::IntoBytes)
+)]
+pub struct EventFd {
+    /// In: the size of this structure in bytes. Out: how many of them were answered.
+    pub size: u32,
+    /// In: must be 0.
+    pub flags: u32,
+    /// In: a descriptor of `eventfd()`, or [`NO_EVENTFD`].
+    pub eventfd: i32,
+    /// In: must be 0.
+    pub reserved: u32,
+}
+
+/// The size of the first version of [`EventFd`].
+pub const EVENTFD_SIZE_VER0: usize = 16;
+
+/// No descriptor is signalled any more.
+pub const NO_EVENTFD: i32 = -1;
+
 /// What a device has done since it was made.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -361,6 +387,7 @@ const _: () = {
     assert!(size_of::<Resize>() == RESIZE_SIZE_VER0);
     assert!(size_of::<Punch>() == PUNCH_SIZE_VER0);
     assert!(size_of::<Events>() == EVENTS_SIZE_VER0);
+    assert!(size_of::<EventFd>() == EVENTFD_SIZE_VER0);
     assert!(offset_of!(Info, huge) + 4 == INFO_SIZE_VER0);
     assert!(offset_of!(Counters, bytes_written) + 8 == COUNTERS_SIZE_VER0);
 };

@@ -27,6 +27,7 @@
 //! | [`per_cpu_counters`] | counters that cost one instruction to raise |
 //! | [`published`] | a value in a `static`, for callbacks that are given nothing |
 //! | [`user_struct`] | structures that grow from version to version, copied from and to user space |
+//! | [`eventfd`] | signalling a program by a descriptor of `eventfd()` |
 //! | [`debugfs`] | files in debugfs that show something, and keep the module while they are open |
 //! | [`tracepoint`] | the Rust side of a module's own tracepoints |
 //! | [`system_memory`] | how much memory the machine has |
@@ -38,6 +39,7 @@
 pub(crate) mod capability;
 pub(crate) mod debugfs;
 pub(crate) mod device_memory;
+pub(crate) mod eventfd;
 pub(crate) mod file_cache;
 pub(crate) mod file_operations;
 mod file_size;

@@ -41,6 +41,7 @@ pub(crate) struct Device<B: Backing> {
     size: Atomic<u64>,
     /// The size that all of the device has: that of `size`, or [`UNSETTLED`] while that is about to change.
     settled_size: Atomic<u64>,
+    #[pin]
     events: Events,
     counters: Arc<Counters>,
     #[pin]
@@ -66,7 +67,7 @@ impl<B: Backing> Device<B> {
                 open_files: Atomic::new(0),
                 settled_size: Atomic::new(size),
                 size: Atomic::new(size),
-                events: Events::new()?,
+                events <- Events::new(),
                 counters,
                 size_work <- new_work!("mmapdev_size"),
                 backing <- backing,

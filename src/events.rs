@@ -3,34 +3,65 @@
 //! The doorbell of a device: one program rings, all that have the device open can wait for it.
 //!
 //! An event is a number that goes up. Each open file remembers which it has seen, so that none takes
-//! another's event, and events that come faster than they are taken become one wake-up with a count.
+//! another's event, and events that come faster than they are taken become one wake-up with a count. Who waits does
+//! so in `poll()` or the like, or has an eventfd signalled, which virtual machines and io_uring know how to wait for.
+//!
+//! # Lock order
+//!
+//! `Events::changes`, `Events::targets`, then what an eventfd takes to wake who waits.
 
+use crate::abstractions::eventfd::EventFd;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::poll::{PollCondVarBox, PollTable};
+use kernel::sync::{new_mutex, new_spinlock_irq, Arc, Mutex, SpinLockIrq};
 
 /// The events of one device.
+#[pin_data]
 pub(crate) struct Events {
     raised: Atomic<u64>,
     waiters: PollCondVarBox,
+    /// How many files there have been.
+    last_file: Atomic<u64>,
+    /// Whoever changes the targets: the list is made new where that may sleep.
+    #[pin]
+    changes: Mutex<()>,
+    /// What is signalled by each event. An interrupt may be what raises one.
+    #[pin]
+    targets: SpinLockIrq<KVec<Target>>,
 }
 
-/// How many of a device's events an open file has taken.
-pub(crate) struct Seen(Atomic<u64>);
+/// What an open file has signalled.
+struct Target {
+    file: u64,
+    eventfd: Arc<EventFd>,
+}
+
+/// How many of a device's events an open file has taken, and which file that is.
+pub(crate) struct Seen {
+    taken: Atomic<u64>,
+    file: u64,
+}
 
 impl Events {
     /// Makes a doorbell that nobody has rung. Fails with `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
             raised: Atomic::new(0),
             waiters: PollCondVarBox::new(c"mmapdev_events", kernel::static_lock_class!())?,
-        })
+            last_file: Atomic::new(0),
+            changes <- new_mutex!(()),
+            targets <- new_spinlock_irq!(KVec::new()),
+        }? Error)
     }
 
     /// Returns the state of a file that is opened now: it has seen all that was before.
     pub(crate) fn seen_by_now(&self) -> Seen {
-        Seen(Atomic::new(self.raised.load(Relaxed)))
+        Seen {
+            taken: Atomic::new(self.raised.load(Relaxed)),
+            file: self.last_file.fetch_add(1, Relaxed),
+        }
     }
 
     /// Raises an event: what the caller has stored before is seen by whoever takes it. May be called in any context.
@@ -42,6 +73,48 @@ impl Events {
     /// Has all who wait look again. May be called in any context.
     pub(crate) fn wake(&self) {
         self.waiters.notify_all();
+        for target in self.targets.lock().iter() {
+            target.eventfd.signal();
+        }
+    }
+
+    /// Has an eventfd signalled with each event from now on, for an open file, instead of another one. Sleeps.
+    ///
+    /// Fails with `ENOMEM`; then all is as it was.
+    pub(crate) fn signal_with(&self, seen: &Seen, eventfd: EventFd) -> Result {
+        let eventfd = Arc::new(eventfd, GFP_KERNEL_ACCOUNT)?;
+        let _changes = self.changes.lock();
+        let count = self.targets.lock().len();
+        let mut targets = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
+        let mut current = self.targets.lock();
+        let others = current.iter().filter(|target| target.file != seen.file);
+        let others = others.map(|target| Target {
+            file: target.file,
+            eventfd: target.eventfd.clone(),
+        });
+        let own = Target {
+            file: seen.file,
+            eventfd,
+        };
+        for target in Iterator::chain(others, [own]) {
+            // There is room: nobody else changes them.
+            let _ = targets.push_within_capacity(target);
+        }
+        core::mem::swap(&mut *current, &mut targets);
+        // What was there goes without the lock.
+        drop(current);
+        Ok(())
+    }
+
+    /// Has no eventfd signalled any more for an open file. Sleeps.
+    pub(crate) fn signal_nobody(&self, seen: &Seen) {
+        let _changes = self.changes.lock();
+        let mut current = self.targets.lock();
+        let own = current.iter().position(|target| target.file == seen.file);
+        let removed = own.map(|index| current.remove(index));
+        // As above.
+        drop(current);
+        drop(removed);
     }
 
     /// Has the caller of `poll()` woken at the next event.
@@ -52,18 +125,18 @@ impl Events {
     /// Returns how many events there are that were not taken.
     pub(crate) fn pending(&self, seen: &Seen) -> u64 {
         // In this order: what is taken meanwhile would else seem to be more than was raised.
-        let seen = seen.0.load(Acquire);
-        self.raised.load(Relaxed).wrapping_sub(seen)
+        let taken = seen.taken.load(Acquire);
+        self.raised.load(Relaxed).wrapping_sub(taken)
     }
 
     /// Takes the events that were not taken, and returns how many there were.
     pub(crate) fn take(&self, seen: &Seen) -> u64 {
         loop {
             // In this order, so that no fewer were raised than were taken.
-            let before = seen.0.load(Acquire);
+            let before = seen.taken.load(Acquire);
             let now = self.raised.load(Relaxed);
             // Another thread may be taking them by the same file: each event is taken once.
-            if seen.0.cmpxchg(before, now, Full).is_ok() {
+            if seen.taken.cmpxchg(before, now, Full).is_ok() {
                 return now.wrapping_sub(before);
             }
         }
@@ -72,7 +145,7 @@ impl Events {
     /// Gives back what [`Self::take`] took and nobody could be told of, and has all who wait look again.
     pub(crate) fn give_back(&self, seen: &Seen, count: u64) {
         // Goes round as the numbers do; what others have taken meanwhile stays taken.
-        seen.0.fetch_sub(count, Full);
-        self.wake();
+        seen.taken.fetch_sub(count, Full);
+        self.waiters.notify_all();
     }
 }

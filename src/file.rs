@@ -66,6 +66,7 @@ impl<B: Backing> OpenDevice<B> {
 
 impl<B: Backing> Drop for OpenDevice<B> {
     fn drop(&mut self) {
+        self.device.events().signal_nobody(&self.seen);
         if self.device.released() == 0 {
             self.device.backing().settle();
         }

@@ -5,6 +5,7 @@
 
 use crate::abi;
 use crate::abstractions::capability;
+use crate::abstractions::eventfd::EventFd;
 use crate::abstractions::file_operations::is_open_for_writing;
 use crate::abstractions::user_struct::UserStruct;
 use crate::backing::Backing;
@@ -75,6 +76,16 @@ pub(crate) fn handle<B: Backing>(
             events
                 .reply()
                 .inspect_err(|_| device.events().give_back(open.seen(), count))?;
+        }
+        abi::IOC_EVENTFD => {
+            let eventfd = UserStruct::<abi::EventFd>::read(user, abi::EVENTFD_SIZE_VER0)?;
+            no_flags(eventfd.value.flags | eventfd.value.reserved)?;
+            let events = device.events();
+            match eventfd.value.eventfd {
+                abi::NO_EVENTFD => events.signal_nobody(open.seen()),
+                fd => events.signal_with(open.seen(), EventFd::from_descriptor(fd)?)?,
+            }
+            eventfd.reply()?;
         }
         _ => return Err(ENOTTY),
     }

@@ -240,6 +240,27 @@ struct mmapdev_events {
 #define MMAPDEV_EVENTS_SIZE_VER0 16
 
 /**
+ * struct mmapdev_eventfd - has an eventfd signalled (MMAPDEV_IOC_EVENTFD, on a device's own node).
+ *
+ * From now on each event adds one to the number of the eventfd, and so does the end of the device, until the file that
+ * this was asked on is closed by all who have it. There is one for each open file: another one takes its place, and
+ * -1 leaves none. Which events were taken by MMAPDEV_IOC_EVENTS makes no difference to it. EBADF
+ * where there is no such descriptor, EINVAL where it is of something else.
+ */
+struct mmapdev_eventfd {
+	/** In: the size of this structure in bytes. Out: how many of them were answered. */
+	__u32 size;
+	/** In: must be 0. */
+	__u32 flags;
+	/** In: a descriptor of eventfd(), or -1. */
+	__s32 eventfd;
+	/** In: must be 0. */
+	__u32 reserved;
+};
+
+#define MMAPDEV_EVENTFD_SIZE_VER0 16
+
+/**
  * struct mmapdev_counters - what a device has done since it was made (MMAPDEV_IOC_COUNTERS).
  *
  * Counters only grow. They are summed over the CPUs one after the other: a reading is exact once the
@@ -322,5 +343,6 @@ struct mmapdev_frame {
 #define MMAPDEV_IOC_NEXT     _IO(MMAPDEV_IOC_TYPE, 0x08)
 #define MMAPDEV_IOC_NOTIFY   _IO(MMAPDEV_IOC_TYPE, 0x09)
 #define MMAPDEV_IOC_EVENTS   _IO(MMAPDEV_IOC_TYPE, 0x0A)
+#define MMAPDEV_IOC_EVENTFD  _IO(MMAPDEV_IOC_TYPE, 0x0B)
 
 #endif /* _UAPI_MMAPDEV_H */

@@ -9,6 +9,7 @@
 #include <mmapdev.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@ _Static_assert(sizeof(struct mmapdev_destroy) == MMAPDEV_DESTROY_SIZE_VER0, "des
 _Static_assert(sizeof(struct mmapdev_resize) == MMAPDEV_RESIZE_SIZE_VER0, "resize");
 _Static_assert(sizeof(struct mmapdev_punch) == MMAPDEV_PUNCH_SIZE_VER0, "punch");
 _Static_assert(sizeof(struct mmapdev_events) == MMAPDEV_EVENTS_SIZE_VER0, "events");
+_Static_assert(sizeof(struct mmapdev_eventfd) == MMAPDEV_EVENTFD_SIZE_VER0, "eventfd");
 _Static_assert(sizeof(struct mmapdev_counters) == MMAPDEV_COUNTERS_SIZE_VER1, "counters");
 _Static_assert(sizeof(struct mmapdev_frame) == MMAPDEV_FRAME_SIZE_VER0, "frame");
 
@@ -48,7 +50,8 @@ int main(void)
 	struct mmapdev_punch punch = { .size = sizeof(punch), .length = 4096, .name = "requests" };
 	struct mmapdev_events events = { .size = sizeof(events) };
 	struct mmapdev_destroy destroy = { .size = sizeof(destroy), .name = "requests" };
-	int control = open("/dev/mmapdev-control", O_RDWR), fd;
+	struct mmapdev_eventfd wake = { .size = sizeof(wake) };
+	int control = open("/dev/mmapdev-control", O_RDWR), number = eventfd(0, 0), fd;
 
 	CHECK(control >= 0);
 	REQUEST(control, CREATE, &create);
@@ -85,6 +88,12 @@ int main(void)
 	REQUEST(fd, NOTIFY, NULL);
 	REQUEST(fd, EVENTS, &events);
 	CHECK(events.count == 1);
+	wake.eventfd = number;
+	REQUEST(fd, EVENTFD, &wake);
+	REQUEST(fd, NOTIFY, NULL);
+	CHECK(read(number, &events.count, 8) == 8 && events.count == 1);
+	wake.eventfd = -1;
+	REQUEST(fd, EVENTFD, &wake);
 	REQUEST(control, DESTROY, &destroy);
 	CHECK(ioctl(fd, MMAPDEV_IOC_EVENTS, &events) == -1 && errno == ENODEV);
 	puts("all requests answered");

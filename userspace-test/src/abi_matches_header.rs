@@ -151,6 +151,10 @@ fn structures_have_the_headers_fields_offsets_and_sizes() {
         ),
         ("mmapdev_events", mirror!(abi::Events: size, flags, count)),
         (
+            "mmapdev_eventfd",
+            mirror!(abi::EventFd: size, flags, eventfd, reserved),
+        ),
+        (
             "mmapdev_counters",
             mirror!(abi::Counters: size, flags, faults, huge_faults, map_pages, mmap_lock_faults,
                     failed_faults, folios_added, bytes_added, bytes_read, bytes_written,
@@ -187,6 +191,7 @@ fn constants_have_the_headers_names_and_values() {
         ("IOC_NEXT", abi::IOC_NEXT),
         ("IOC_NOTIFY", abi::IOC_NOTIFY),
         ("IOC_EVENTS", abi::IOC_EVENTS),
+        ("IOC_EVENTFD", abi::IOC_EVENTFD),
         ("NAME_SIZE", abi::NAME_SIZE as u32),
         ("BACKING_MEMORY", abi::BACKING_MEMORY),
         ("BACKING_FILE", abi::BACKING_FILE),
@@ -202,6 +207,7 @@ fn constants_have_the_headers_names_and_values() {
         ("RESIZE_SIZE_VER0", abi::RESIZE_SIZE_VER0 as u32),
         ("PUNCH_SIZE_VER0", abi::PUNCH_SIZE_VER0 as u32),
         ("EVENTS_SIZE_VER0", abi::EVENTS_SIZE_VER0 as u32),
+        ("EVENTFD_SIZE_VER0", abi::EVENTFD_SIZE_VER0 as u32),
         ("COUNTERS_SIZE_VER0", abi::COUNTERS_SIZE_VER0 as u32),
         ("COUNTERS_SIZE_VER1", abi::COUNTERS_SIZE_VER1 as u32),
         ("FRAME_SIZE_VER0", abi::FRAME_SIZE_VER0 as u32),

@@ -122,6 +122,17 @@ impl Device {
         Ok(events.count)
     }
 
+    /// Has an eventfd signalled by events, or none any more.
+    pub fn signal(&self, eventfd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let eventfd = eventfd.map_or(abi::NO_EVENTFD, |fd| fd.as_raw_fd());
+        let mut eventfd = abi::EventFd {
+            size: size_of::<abi::EventFd>() as u32,
+            eventfd,
+            ..Default::default()
+        };
+        request(self.as_fd(), abi::IOC_EVENTFD, &mut eventfd)
+    }
+
     /// Makes a request whose argument is any address; see [`raw_request`].
     pub fn raw_request(&self, command: u32, argument: usize) -> io::Result<()> {
         raw_request(self.as_fd(), command, argument)
@@ -175,6 +186,7 @@ impl Argument for abi::Destroy {}
 impl Argument for abi::Resize {}
 impl Argument for abi::Punch {}
 impl Argument for abi::Events {}
+impl Argument for abi::EventFd {}
 
 /// Makes a request whose argument is the structure that belongs to it.
 pub(crate) fn request<T: Argument>(

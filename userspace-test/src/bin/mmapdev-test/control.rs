@@ -502,6 +502,7 @@ pub(crate) const TESTS: &[Test] = &[
                 abi::IOC_FRAME,
                 abi::IOC_NOTIFY,
                 abi::IOC_EVENTS,
+                abi::IOC_EVENTFD,
             ];
             for number in of_devices.into_iter().chain([
                 abi::IOC_TYPE << 8,

@@ -8,12 +8,13 @@ use mmapdev_userspace::control::Control;
 use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::{abi, MIB, PAGE};
-use rustix::event::{epoll, poll, PollFd, PollFlags};
+use rustix::event::{epoll, eventfd, poll, EventfdFlags, PollFd, PollFlags};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
+use rustix::io::{read, Errno};
 use rustix::mm::MprotectFlags;
 use rustix::time::Timespec;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 
@@ -209,6 +210,137 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with("an_event_signals_the_eventfd_of_each_file", SMALL, || {
+        let (ringer, one, other) = (Device::open()?, Device::open()?, Device::open()?);
+        let numbers = [number()?, number()?];
+        one.signal(Some(numbers[0].as_fd()))?;
+        other.signal(Some(numbers[1].as_fd()))?;
+        ringer.notify()?;
+        ringer.notify()?;
+        assert_eq!(taken(&numbers[0]), Ok(2));
+        // Events are there to be taken all the same.
+        assert_eq!(one.take_events()?, 2);
+        ringer.notify()?;
+        assert_eq!(numbers.each_ref().map(taken), [Ok(1), Ok(3)]);
+        Ok(())
+    }),
+    Test::with(
+        "an_eventfd_is_signalled_until_another_or_none_is_named_or_the_file_closed",
+        SMALL,
+        || {
+            let (ringer, device) = (Device::open()?, Device::open()?);
+            let numbers = [number()?, number()?];
+            device.signal(Some(numbers[0].as_fd()))?;
+            device.signal(Some(numbers[1].as_fd()))?;
+            ringer.notify()?;
+            assert_eq!(numbers.each_ref().map(taken), [Err(Errno::AGAIN), Ok(1)]);
+            device.signal(None)?;
+            device.signal(None)?;
+            ringer.notify()?;
+            device.signal(Some(numbers[0].as_fd()))?;
+            drop(device);
+            ringer.notify()?;
+            assert_eq!(numbers.each_ref().map(taken), [Err(Errno::AGAIN); 2]);
+            // It is the eventfd that is signalled, not its descriptor.
+            let copy = rustix::io::dup(&numbers[0])?;
+            let [closed, _] = numbers;
+            ringer.signal(Some(closed.as_fd()))?;
+            drop(closed);
+            ringer.notify()?;
+            assert_eq!(taken(&copy), Ok(1));
+            Ok(())
+        },
+    ),
+    Test::with("what_is_no_eventfd_is_not_signalled", SMALL, || {
+        let device = Device::open()?;
+        let number = number()?;
+        device.signal(Some(number.as_fd()))?;
+        let copy = rustix::io::dup(&number)?;
+        let closed = copy.as_raw_fd();
+        let request = |eventfd: i32, reserved: u64| {
+            let page = Mapping::anonymous(PAGE)?;
+            page.word(0).store(size_of::<abi::EventFd>() as u64, SEQ);
+            page.word(8)
+                .store(u64::from(eventfd as u32) | reserved << 32, SEQ);
+            device.raw_request(abi::IOC_EVENTFD, page.address(0))
+        };
+        request(closed, 0)?;
+        drop(copy);
+        assert_errno(
+            request(closed, 0),
+            Errno::BADF,
+            "a descriptor that is closed",
+        );
+        assert_errno(request(-2, 0), Errno::BADF, "no descriptor");
+        assert_errno(
+            device.signal(Some(device.as_fd())),
+            Errno::INVAL,
+            "a device",
+        );
+        assert_errno(request(-1, 1), Errno::INVAL, "what is reserved");
+        device.notify()?;
+        assert_eq!(taken(&number), Ok(1), "none of it was heeded");
+        Ok(())
+    }),
+    Test::with(
+        "who_waits_for_an_eventfd_sleeps_until_an_event",
+        SMALL,
+        || {
+            let (ringer, device) = (Device::open()?, Device::open()?);
+            let number = number()?;
+            device.signal(Some(number.as_fd()))?;
+            let child = Child::run(|| {
+                let mut fds = [PollFd::new(&number, PollFlags::IN)];
+                poll(&mut fds, None).expect("poll");
+                Vec::new()
+            })?;
+            child.wait_until_asleep()?;
+            ringer.notify()?;
+            child.join();
+            assert_eq!(taken(&number), Ok(1));
+            // The end of the device is told as well.
+            Control::open()?.destroy("0")?;
+            assert_eq!(taken(&number), Ok(1));
+            assert_errno(device.signal(None), Errno::NODEV, "a device that is gone");
+            Ok(())
+        },
+    ),
+    Test::with(
+        "eventfds_come_and_go_while_events_are_raised",
+        SMALL,
+        || {
+            let ringer = Device::open()?;
+            let done = AtomicBool::new(false);
+            let told = thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        while !done.load(SEQ) {
+                            ringer.notify().expect("an event");
+                        }
+                    });
+                }
+                let changers = [(); 2].map(|()| {
+                    scope.spawn(|| -> io::Result<u64> {
+                        let mut told = 0;
+                        for _ in 0..500 {
+                            let device = Device::open()?;
+                            let numbers = [number()?, number()?];
+                            device.signal(Some(numbers[0].as_fd()))?;
+                            device.signal(Some(numbers[1].as_fd()))?;
+                            told += taken(&numbers[1]).unwrap_or(0);
+                        }
+                        Ok(told)
+                    })
+                });
+                let told = changers.map(|changer| changer.join().expect("no panic"));
+                done.store(true, SEQ);
+                told
+            });
+            let told: io::Result<Vec<u64>> = told.into_iter().collect();
+            assert!(told?.iter().sum::<u64>() > 0, "none met an event");
+            Ok(())
+        },
+    ),
     Test::with("destroying_wakes_who_waits", SMALL, || {
         let device = Device::open()?;
         let gone = PollFlags::HUP | PollFlags::ERR;
@@ -226,6 +358,18 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const SEQ: std::sync::atomic::Ordering = std::sync::atomic::Ordering::SeqCst;
+
+/// An eventfd that nobody has signalled.
+fn number() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::NONBLOCK)?)
+}
+
+/// How often an eventfd was signalled since this was last asked; `EAGAIN` where it was not.
+fn taken(number: &OwnedFd) -> Result<u64, Errno> {
+    let mut count = [0; 8];
+    read(number, &mut count)?;
+    Ok(u64::from_ne_bytes(count))
+}
 
 /// What a file is ready for at this moment.
 fn look(device: &Device) -> io::Result<PollFlags> {

@@ -469,14 +469,24 @@ const EVENTS: Request = Request {
     version0: abi::EVENTS_SIZE_VER0,
     known: size_of::<abi::Events>(),
 };
-const REQUESTS: [Request; 4] = [INFO, COUNTERS, FRAME, EVENTS];
+const EVENTFD: Request = Request {
+    name: "EVENTFD",
+    number: abi::IOC_EVENTFD,
+    version0: abi::EVENTFD_SIZE_VER0,
+    known: size_of::<abi::EventFd>(),
+};
+const REQUESTS: [Request; 5] = [INFO, COUNTERS, FRAME, EVENTS, EVENTFD];
 
 impl Request {
-    /// The structure as a program fills it in, as far as it is known; a frame is that of offset 0.
+    /// The structure as a program fills it in, as far as it is known; a frame is that of offset 0, and the eventfd is
+    /// none.
     fn structure(&self, size: u32, flags: u32) -> Vec<u8> {
         let mut bytes = vec![0; self.known.min(size as usize).max(self.version0)];
         bytes[..4].copy_from_slice(&size.to_ne_bytes());
         bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
+        if self.number == abi::IOC_EVENTFD {
+            bytes[8..12].copy_from_slice(&abi::NO_EVENTFD.to_ne_bytes());
+        }
         bytes
     }
 
@@ -492,6 +502,7 @@ impl Request {
             abi::IOC_INFO => assert_eq!(word(8), 4 * MIB as u64, "{what}"),
             abi::IOC_COUNTERS => assert_eq!(word(72), 1, "{what}"),
             abi::IOC_EVENTS => assert_eq!(word(8), 0, "{what}"),
+            abi::IOC_EVENTFD => assert_eq!(word(8), u64::from(u32::MAX), "{what}"),
             _ => {
                 assert_eq!(word(8), 0, "{what}");
                 assert!(word(16) != 0 && word(24) >= 4096, "{what}");

@@ -53,6 +53,7 @@ use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::slowness;
 use std::io;
 use std::sync::atomic::AtomicU64;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// One promise and how it is put to the test.
@@ -273,7 +274,37 @@ fn main() {
             Ok("none") => *area != "allocations",
             _ => true,
         })
-        .map(|(area, test)| Trial::test(format!("{area}::{}", test.name), move || test.run()))
+        .map(|(area, test)| {
+            let name = format!("{area}::{}", test.name);
+            Trial::test(name.clone(), move || timed(name, || test.run()))
+        })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    show_slowest();
+    conclusion.exit();
+}
+
+/// How long each test took.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+fn timed<T>(name: String, body: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let result = body();
+    let took = begun.elapsed();
+    TIMES.lock().expect("no panic").push((took, name));
+    result
+}
+
+/// Says which tests took longest, where there were many.
+fn show_slowest() {
+    const SHOWN: usize = 10;
+    let mut times = TIMES.lock().expect("no panic");
+    if times.len() <= SHOWN {
+        return;
+    }
+    times.sort();
+    println!("the slowest:");
+    for (took, name) in times.iter().rev().take(SHOWN) {
+        println!("{:6.1} s  {name}", took.as_secs_f64());
+    }
 }
