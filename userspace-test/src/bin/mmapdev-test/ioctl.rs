@@ -333,7 +333,7 @@ pub(crate) const TESTS: &[Test] = &[
         // As if they were requests whose structure is right.
         let asked = INFO.structure(INFO.version0 as u32, 0);
         let mut unknown = Vec::new();
-        for number in [0, 4, 8, 11, 0x7F, 0x81, 0x82, 0x83, 0xFF] {
+        for number in [0, 4, 8, 12, 0x7F, 0x81, 0x82, 0x83, 0xFF] {
             unknown.push((abi::IOC_TYPE << 8) | number);
         }
         for number in [abi::IOC_INFO, abi::IOC_COUNTERS, abi::IOC_FRAME] {
