@@ -14,6 +14,14 @@ use std::time::{Duration, Instant};
 
 const PORT: &str = "/dev/ttyS3";
 
+/// What a command gives back, by its answer.
+fn returned(command: &str, answer: &Value) -> io::Result<Value> {
+    match answer.get("return") {
+        Some(value) => Ok(value.clone()),
+        None => Err(io::Error::other(format!("{command}: {}", answer["error"]))),
+    }
+}
+
 /// The monitor.
 #[derive(Debug)]
 pub struct Monitor {
@@ -40,17 +48,31 @@ impl Monitor {
         // It may be half of a line that another has left there.
         monitor.send("\n")?;
         // Fails where somebody has done so before.
-        let _ = monitor.call("qmp_capabilities", json!({}))?;
+        let _ = monitor.call_again("qmp_capabilities", json!({}))?;
         Ok(monitor)
     }
 
+    /// Gives a command that may be given more than once, as often as it takes: on a machine that is busy a serial port
+    /// loses a byte now and then, and with it a line.
+    fn call_again(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+        const TIMES: u32 = 5;
+        for _ in 1..TIMES {
+            match self.call(command, arguments.clone(), self.limit / TIMES) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                answer => return answer,
+            }
+            self.send("\n")?;
+        }
+        self.call(command, arguments, self.limit / TIMES)
+    }
+
     /// Gives a command, and returns its answer, which may be an error of the command's.
-    fn call(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+    fn call(&mut self, command: &str, arguments: Value, limit: Duration) -> io::Result<Value> {
         self.last_id += 1;
         let id = self.last_id;
         let request = json!({ "execute": command, "arguments": arguments, "id": id });
         self.send(&format!("{request}\n"))?;
-        let end = Instant::now() + self.limit;
+        let end = Instant::now() + limit;
         loop {
             let message = self.next(end)?;
             if message["id"] == id {
@@ -64,16 +86,15 @@ impl Monitor {
 
     /// Gives a command, and returns what it gives back.
     pub fn execute(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        let answer = self.call(command, arguments)?;
-        match answer.get("return") {
-            Some(value) => Ok(value.clone()),
-            None => Err(io::Error::other(format!("{command}: {}", answer["error"]))),
-        }
+        let answer = self.call(command, arguments, self.limit)?;
+        returned(command, &answer)
     }
 
-    /// Gives a command as a person would type it, and returns the text that they would see.
+    /// Gives a command that shows something as a person would type it, and returns the text that they would see.
     pub fn type_in(&mut self, line: &str) -> io::Result<String> {
-        let text = self.execute("human-monitor-command", json!({ "command-line": line }))?;
+        let command = "human-monitor-command";
+        let answer = self.call_again(command, json!({ "command-line": line }))?;
+        let text = returned(command, &answer)?;
         Ok(text.as_str().unwrap_or_default().to_string())
     }
 
