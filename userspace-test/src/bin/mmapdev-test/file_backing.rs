@@ -1254,6 +1254,8 @@ fn refused() -> io::Result<()> {
     ] {
         assert_errno(control.create(plan), errno, what);
     }
+    // Nor can there be a device of itself by way of a loop device: that takes regular files and block devices alone.
+    assert!(run("losetup", &["/dev/loop1", "/dev/mmapdev-own"]).is_err());
     // Two devices of the same bytes would not know of each other.
     let half = (MIB / 2) as u64;
     control.create(control::file("low", &file, 0, half)?)?;
