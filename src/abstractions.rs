@@ -42,7 +42,7 @@ pub(crate) mod device_memory;
 pub(crate) mod eventfd;
 pub(crate) mod file_cache;
 pub(crate) mod file_operations;
-mod file_size;
+pub(crate) mod file_size;
 pub(crate) mod file_watch;
 pub(crate) mod folio;
 mod helpers;

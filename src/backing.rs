@@ -7,6 +7,7 @@ pub(crate) mod file;
 pub(crate) mod memory;
 
 use crate::abstractions::file_operations::SyncRange;
+use crate::abstractions::file_size::Patience;
 use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -99,14 +100,29 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Waits while no page may be brought in, for a moment. Fails with `EINTR` where the calling task is being killed.
+    fn wait_to_bring_in(&self) -> Result {
+        Ok(())
+    }
+
+    /// Returns whether [`Self::foreign_size`] may be what it was and has to be followed all the same.
+    fn must_follow(&self) -> bool {
+        false
+    }
+
     /// Returns how many bytes there are where that is not up to the device; `None` where it is.
     fn foreign_size(&self) -> Option<u64> {
         None
     }
 
     /// Makes the page cache as large as [`Self::foreign_size`] says, and adds to `_removed` how many bytes of memory went
-    /// by that. Fails with `EBUSY` where it has to be tried again.
-    fn follow_size(&self, _guard: &WriteGuard<'_>, _removed: &mut u64) -> Result {
+    /// by that. Fails with `EBUSY` where it takes longer than the patience.
+    fn follow_size(
+        &self,
+        _guard: &WriteGuard<'_>,
+        _patience: Patience,
+        _removed: &mut u64,
+    ) -> Result {
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! [`crate::mapping`].
 
 use crate::abi;
+use crate::abstractions::file_size::Patience;
 use crate::abstractions::file_watch::Watcher;
 use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::{AddressSpace, Wait, WriteGuard};
@@ -41,6 +42,8 @@ pub(crate) struct Device<B: Backing> {
     size: Atomic<u64>,
     /// The size that all of the device has: that of `size`, or [`UNSETTLED`] while that is about to change.
     settled_size: Atomic<u64>,
+    /// Whether following the size has taken too long: then it is left to the worker.
+    is_stuck: Atomic<bool>,
     #[pin]
     events: Events,
     counters: Arc<Counters>,
@@ -66,6 +69,7 @@ impl<B: Backing> Device<B> {
                 has_ended: Atomic::new(false),
                 open_files: Atomic::new(0),
                 settled_size: Atomic::new(size),
+                is_stuck: Atomic::new(false),
                 size: Atomic::new(size),
                 events <- Events::new(),
                 counters,
@@ -157,13 +161,24 @@ impl<B: Backing> Device<B> {
     fn size_has_changed(&self) -> bool {
         let size = self.backing.foreign_size();
         size.is_some_and(|size| size != self.settled_size.load(Acquire))
+            || self.backing.must_follow()
     }
 
     /// Looks whether the size is still what it was, where it is not up to the device, and follows it. Nothing of what is
     /// beyond the end that it has had when this was called is left afterwards. May sleep.
-    pub(crate) fn follow_size(&self) {
-        if self.size_has_changed() {
-            self.follow_size_under(&self.pages().lock_for_writing_always());
+    ///
+    /// Where that takes too long, as pages that have to go are read or written, or pinned, it is left to a worker; until then the size is
+    /// what it was, or what the file has if that is less.
+    pub(crate) fn follow_size(self: ArcBorrow<'_, Self>) {
+        if self.size_has_changed() && !self.is_stuck.load(Relaxed) {
+            let guard = self.pages().lock_for_writing_always();
+            // Somebody else may have tried meanwhile.
+            if !self.is_stuck.load(Relaxed) {
+                self.follow_size_under(&guard, Patience::Call);
+            }
+        }
+        if self.is_stuck.load(Relaxed) {
+            Self::follow_size_later(self.into());
         }
     }
 
@@ -171,7 +186,7 @@ impl<B: Backing> Device<B> {
     pub(crate) fn follow_size_or(self: ArcBorrow<'_, Self>, wait: Wait) -> Result {
         match wait {
             Wait::Allowed => self.follow_size(),
-            Wait::Forbidden if self.size_has_changed() => {
+            Wait::Forbidden if self.size_has_changed() && !self.is_stuck.load(Relaxed) => {
                 Self::follow_size_later(self.into());
                 return Err(EAGAIN);
             }
@@ -180,7 +195,7 @@ impl<B: Backing> Device<B> {
         Ok(())
     }
 
-    fn follow_size_under(&self, guard: &WriteGuard<'_>) {
+    fn follow_size_under(&self, guard: &WriteGuard<'_>, patience: Patience) {
         // Somebody else may have done it meanwhile.
         if !self.size_has_changed() || self.has_ended() {
             return;
@@ -191,10 +206,11 @@ impl<B: Backing> Device<B> {
         // As in `resize`.
         self.size.store(self.size(), Relaxed);
         let mut removed = 0;
-        let result = self.backing.follow_size(guard, &mut removed);
+        let result = self.backing.follow_size(guard, patience, &mut removed);
+        self.is_stuck.store(result.is_err(), Relaxed);
         let size = self.pages().size();
         self.size.store(size, Relaxed);
-        // Else it has to be tried again, by whoever comes next, or by the worker.
+        // Else it has to be tried again, by the worker.
         if result.is_ok() {
             self.settled_size.store(size, Release);
         }
@@ -337,10 +353,19 @@ impl<B: Backing> WorkItem for Device<B> {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        this.follow_size();
+        if this.size_has_changed() {
+            let guard = this.pages().lock_for_writing_always();
+            this.follow_size_under(&guard, Patience::Work);
+        }
         if this.size_has_changed() && !this.has_ended() {
-            // It has changed again; or has to be tried again, and whoever keeps it from going on gets time.
-            fsleep(Delta::from_millis(10));
+            // It has changed again; or has to be tried again, and who keeps it from going on, or would have to wait
+            // for that, gets time.
+            let pause = if this.is_stuck.load(Relaxed) {
+                1000
+            } else {
+                10
+            };
+            fsleep(Delta::from_millis(pause));
             Self::follow_size_later(this);
         }
     }

@@ -32,6 +32,9 @@ pub(crate) struct Events {
     targets: SpinLockIrq<KVec<Target>>,
 }
 
+/// How many open files of a device may have an eventfd: all are signalled in one go, with interrupts disabled.
+const MOST_TARGETS: usize = 256;
+
 /// What an open file has signalled.
 struct Target {
     file: u64,
@@ -64,13 +67,15 @@ impl Events {
         }
     }
 
-    /// Raises an event: what the caller has stored before is seen by whoever takes it. May be called in any context.
+    /// Raises an event: what the caller has stored before is seen by whoever takes it.
+    ///
+    /// Context: any but an NMI, and not from what is woken by an eventfd.
     pub(crate) fn raise(&self) {
         self.raised.fetch_add(1, Full);
         self.wake();
     }
 
-    /// Has all who wait look again. May be called in any context.
+    /// Has all who wait look again. Context: as in [`Self::raise`].
     pub(crate) fn wake(&self) {
         self.waiters.notify_all();
         for target in self.targets.lock().iter() {
@@ -80,11 +85,14 @@ impl Events {
 
     /// Has an eventfd signalled with each event from now on, for an open file, instead of another one. Sleeps.
     ///
-    /// Fails with `ENOMEM`; then all is as it was.
+    /// Fails with `ENOMEM`, and with `ENOSPC` where too many files have one; then all is as it was.
     pub(crate) fn signal_with(&self, seen: &Seen, eventfd: EventFd) -> Result {
         let eventfd = Arc::new(eventfd, GFP_KERNEL_ACCOUNT)?;
         let _changes = self.changes.lock();
         let count = self.targets.lock().len();
+        if count >= MOST_TARGETS {
+            return Err(ENOSPC);
+        }
         let mut targets = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
         let mut current = self.targets.lock();
         let others = current.iter().filter(|target| target.file != seen.file);

@@ -11,7 +11,7 @@
 //! invalidate lock, so that a program may read into and write from its own mapping of the device.
 
 use crate::abstractions::file_operations::{
-    FileOperations, Readiness, Seek, SpliceRead, SyncRange, Whence,
+    Advice, FileOperations, Readiness, Seek, SpliceRead, SyncRange, Whence,
 };
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait};
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -154,7 +154,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
     fn llseek(&self, seek: &Seek<'_>) -> Result<i64> {
         let device = self.device();
         device.check_alive()?;
-        device.follow_size();
+        self.device.as_arc_borrow().follow_size();
         let offset = |offset: i64| u64::try_from(offset).map_err(|_| ENXIO);
         let position = match seek.whence() {
             Whence::Plain => return seek.move_plainly(device.size()),
@@ -170,10 +170,17 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         Ok(())
     }
 
+    fn fadvise(&self, advice: &Advice<'_>) -> Result {
+        self.device.check_alive()?;
+        self.device.backing().wait_to_bring_in()?;
+        advice.take()
+    }
+
     fn splice_read(&self, splice: &mut SpliceRead<'_>) -> Result<usize> {
         let device = self.device();
         device.check_alive()?;
-        device.follow_size();
+        self.device.as_arc_borrow().follow_size();
+        device.backing().wait_to_bring_in()?;
         let start = u64::try_from(splice.position())?;
         let size = device.size();
         if bytes_before(start, splice.len(), size) == 0 {

@@ -81,11 +81,22 @@ pub(crate) fn handle<B: Backing>(
             let eventfd = UserStruct::<abi::EventFd>::read(user, abi::EVENTFD_SIZE_VER0)?;
             no_flags(eventfd.value.flags | eventfd.value.reserved)?;
             let events = device.events();
-            match eventfd.value.eventfd {
-                abi::NO_EVENTFD => events.signal_nobody(open.seen()),
-                fd => events.signal_with(open.seen(), EventFd::from_descriptor(fd)?)?,
-            }
+            let named = match eventfd.value.eventfd {
+                abi::NO_EVENTFD => None,
+                fd => Some(EventFd::from_descriptor(fd)?),
+            };
+            // What cannot be told does not happen.
             eventfd.reply()?;
+            match named {
+                None => events.signal_nobody(open.seen()),
+                Some(eventfd) => {
+                    events.signal_with(open.seen(), eventfd)?;
+                    // It may have come too late to be told of the end.
+                    device
+                        .check_alive()
+                        .inspect_err(|_| events.signal_nobody(open.seen()))?;
+                }
+            }
         }
         _ => return Err(ENOTTY),
     }

@@ -200,8 +200,13 @@ impl Registry {
                 if devices.by_id.values().any(overlaps) || devices.ending.values().any(overlaps) {
                     return Err(EBUSY);
                 }
-                let backing =
-                    FileBacking::new(&crate::FILE_SYSTEM, file.clone(), *most, counters.clone())?;
+                let backing = FileBacking::new(
+                    &crate::FILE_SYSTEM,
+                    file.clone(),
+                    size,
+                    *most,
+                    counters.clone(),
+                )?;
                 let device = Device::new(id, plan.name, size, Ok(backing), counters.clone())?;
                 let watch = match FileWatch::new(file, device.clone()) {
                     // Then each call looks for itself.

@@ -48,7 +48,6 @@ use kernel::types::ForeignOwnable;
 /// - The inode was made on `_mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
     inode: NonNull<bindings::inode>,
-    pub(super) changing: Changing,
     // Both are dropped after `drop` has let go of the inode; the file when nobody can write to it any more.
     _mount: PseudoMount,
     source: Arc<Source>,
@@ -59,6 +58,7 @@ pub(crate) struct FileCache {
 struct Source {
     store: Arc<StoredFile>,
     arrivals: Arc<dyn Arrivals>,
+    changing: Changing,
     /// Held for reading by whoever has pages written.
     #[pin]
     writing: RwSemaphore,
@@ -102,6 +102,7 @@ impl FileCache {
             pin_init!(Source {
                 store,
                 arrivals,
+                changing: Changing::new(),
                 writing <- RwSemaphore::new(c"FileCache::writing", static_lock_class!()),
             }),
             GFP_KERNEL,
@@ -127,7 +128,6 @@ impl FileCache {
         // INVARIANT: Set just now; the reference from the allocation is the only one.
         Ok(Self {
             inode,
-            changing: Changing::new(),
             _mount: mount,
             source,
         })
@@ -136,6 +136,22 @@ impl FileCache {
     /// Returns the file that stores the pages.
     pub(crate) fn store(&self) -> &StoredFile {
         &self.source.store
+    }
+
+    pub(super) fn changing(&self) -> &Changing {
+        &self.source.changing
+    }
+
+    /// Waits until pages may be brought in, which they may but for moments. Fails with `EAGAIN` where `wait` forbids
+    /// that, and with `EINTR` where the calling task is being killed. Sleeps otherwise.
+    pub(crate) fn wait_while_closed(&self, wait: Wait) -> Result {
+        self.changing().wait_while_closed(wait)
+    }
+
+    /// Returns whether a page is in memory, with its content.
+    fn has(&self, index: usize) -> bool {
+        let folio = self.get_folio(index);
+        folio.is_some_and(|folio| folio.is_uptodate())
     }
 
     /// Returns what is held for reading by whoever has pages written.
@@ -170,11 +186,7 @@ impl FileCache {
 
     /// Answers a touch: the page is to be found or read, unless others have waited too long for those who do so.
     pub(crate) fn answer_touch<'a>(&self, touch: &'a VmFault) -> FaultOutcome<'a> {
-        let is_there = || {
-            let folio = self.get_folio(touch.index());
-            folio.is_some_and(|folio| folio.is_uptodate())
-        };
-        if self.changing.is_closed() && !is_there() {
+        if self.changing().is_closed() && !self.has(touch.index()) {
             // A wait that can be killed.
             if sched::is_being_killed() {
                 return FaultOutcome::BusError;
@@ -194,6 +206,9 @@ impl FileCache {
         write: FirstWrite<'a>,
         is_over: impl FnOnce() -> bool,
     ) -> Installed<'a> {
+        if self.changing().wait_while_closed(Wait::Allowed).is_err() {
+            return write.refuse();
+        }
         let Ok(guard) = self.lock_shared_against_invalidation(Wait::Allowed) else {
             return write.refuse();
         };
@@ -201,12 +216,18 @@ impl FileCache {
         if is_over() || sched::is_being_killed() {
             return write.refuse();
         }
-        if !self.changing.may_dirty(write.index()) {
+        if !self.changing().may_dirty(write.index()) {
             drop(guard);
             fsleep(Delta::from_millis(1));
             return write.come_again();
         }
-        write.mark_dirty()
+        match write.try_mark_dirty() {
+            Ok(answer) => answer,
+            Err(write) => {
+                drop(guard);
+                write.wait()
+            }
+        }
     }
 
     /// Copies bytes before `end` out and moves the position on, reading ahead as a program reads on.
@@ -223,14 +244,9 @@ impl FileCache {
         if unsafe { (*(*kiocb.as_raw()).ki_filp).f_mapping } != self.as_raw() {
             return Err(EINVAL);
         }
-        while self.changing.is_closed() {
-            if may_wait(kiocb) == Wait::Forbidden {
-                return Err(EAGAIN);
-            }
-            if sched::is_being_killed() {
-                return Err(EINTR);
-            }
-            fsleep(Delta::from_millis(1));
+        let index = u64::try_from(kiocb.ki_pos())? >> PAGE_SHIFT;
+        if !self.has(index as usize) {
+            self.wait_while_closed(may_wait(kiocb))?;
         }
         let left = end.saturating_sub(u64::try_from(kiocb.ki_pos())?);
         // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache.
@@ -303,6 +319,7 @@ impl FileCache {
         // SAFETY: By the requirements of this function.
         let source = unsafe { Self::source_of(mapping) };
         let store = &source.store;
+        source.changing.wait_to_write();
         let _writing = source.writing.read();
         let _scope = WriteBackScope::enter();
         let mut transfer = Transfer::new(store, Direction::Write);

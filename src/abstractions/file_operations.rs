@@ -93,6 +93,14 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Hears what a program says of how it will use a part of the file (`posix_fadvise()`, and `madvise()` where that is
+    /// for files), and passes it on by [`Advice::take`]. A file without this has it taken.
+    ///
+    /// Context: process; may sleep.
+    fn fadvise(&self, _advice: &Advice<'_>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Moves bytes from the file into a pipe.
     ///
     /// Context: process, with the pipe locked; may sleep.
@@ -138,6 +146,30 @@ pub(crate) struct SyncRange {
     pub(crate) last: u64,
     /// Whether metadata that is not needed to read the data again may be left out, as `fdatasync()` allows.
     pub(crate) data_only: bool,
+}
+
+/// What a program says of how it will use a part of a file.
+///
+/// # Invariants
+///
+/// The fields are those that `fadvise` was called with.
+pub(crate) struct Advice<'a> {
+    file: &'a File,
+    start: bindings::loff_t,
+    len: bindings::loff_t,
+    advice: c_int,
+}
+
+impl Advice<'_> {
+    /// Does what the kernel does about it for any file, such as to read ahead. Mirrors `generic_fadvise()`. May sleep.
+    ///
+    /// Fails with `EINVAL` where there is no such advice.
+    pub(crate) fn take(&self) -> Result {
+        // SAFETY: The file is valid by its type.
+        to_result(unsafe {
+            bindings::generic_fadvise(self.file.as_ptr(), self.start, self.len, self.advice)
+        })
+    }
 }
 
 /// Returns what [`FileOperations::open`] gave for a file.
@@ -352,6 +384,11 @@ impl<F: FileOperations> FileOperationsTable<F> {
             None
         },
         // The kernel's splicing calls `read_iter`, and asks nobody whether it is there.
+        fadvise: if F::HAS_FADVISE {
+            Some(Self::fadvise)
+        } else {
+            None
+        },
         splice_read: if F::HAS_SPLICE_READ && F::HAS_READ_ITER {
             Some(Self::splice_read)
         } else {
@@ -497,6 +534,29 @@ impl<F: FileOperations> FileOperationsTable<F> {
     /// # Safety
     ///
     /// `file` must have been opened by [`Self::open`].
+    unsafe extern "C" fn fadvise(
+        file: *mut bindings::file,
+        start: bindings::loff_t,
+        len: bindings::loff_t,
+        advice: c_int,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function; nobody changes the position by it.
+        let (data, file) = unsafe { (data::<F>(file), File::from_raw_file(file)) };
+        // INVARIANT: These are the arguments.
+        match data.fadvise(&Advice {
+            file,
+            start,
+            len,
+            advice,
+        }) {
+            Ok(()) => 0,
+            Err(error) => error.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be open with these operations.
     unsafe extern "C" fn fsync(
         file: *mut bindings::file,
         start: bindings::loff_t,

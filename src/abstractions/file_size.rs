@@ -22,25 +22,27 @@
 //! ```
 
 use super::file_cache::FileCache;
-use super::page_cache::{InvalidateGuard, WriteGuard};
+use super::page_cache::{InvalidateGuard, Wait, WriteGuard};
 use super::rw_semaphore;
 use super::sched;
 use kernel::bindings;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::time::delay::fsleep;
-use kernel::time::Delta;
+use kernel::time::{Delta, Instant, Monotonic};
 
 /// What following a size has to remember.
 pub(super) struct Changing {
     /// The index from which on nothing becomes dirty through a mapping, while that is about to be taken out.
     clean_from: Atomic<usize>,
-    /// Whether whoever wants a page that is not there is to come again, as there have been so many that the lock
-    /// was never free.
+    /// Whether whoever wants a page that is not there, or has pages written, is to wait: there have been so many that
+    /// the locks were never free.
     is_closed: Atomic<bool>,
     /// Whether there may be pages beyond the end, which has moved.
     has_rest: Atomic<bool>,
+    /// The size that the page cache is about to have, while that is more than it has.
+    next_size: Atomic<u64>,
 }
 
 impl Changing {
@@ -49,6 +51,7 @@ impl Changing {
             clean_from: Atomic::new(usize::MAX),
             is_closed: Atomic::new(false),
             has_rest: Atomic::new(false),
+            next_size: Atomic::new(0),
         }
     }
 
@@ -61,40 +64,71 @@ impl Changing {
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed.load(Relaxed)
     }
+
+    /// Waits until pages may be brought in. Fails with `EAGAIN` where `wait` forbids that, and with `EINTR` where the
+    /// calling task is being killed. Sleeps otherwise.
+    pub(super) fn wait_while_closed(&self, wait: Wait) -> Result {
+        while self.is_closed() {
+            if wait == Wait::Forbidden {
+                return Err(EAGAIN);
+            }
+            if sched::is_being_killed() {
+                return Err(EINTR);
+            }
+            fsleep(MOMENT);
+        }
+        Ok(())
+    }
+
+    /// Does the same for whoever writes pages, who is not kept from it by being killed.
+    pub(super) fn wait_to_write(&self) {
+        while self.is_closed() {
+            fsleep(MOMENT);
+        }
+    }
 }
+
+/// Between two attempts.
+const MOMENT: Delta = Delta::from_millis(1);
 
 /// How long to try what others keep from being done.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    /// Some seconds: it can be done later.
-    Some,
+pub(crate) enum Patience {
+    /// As long as a call may take for it.
+    Call,
+    /// As long as others may be kept waiting for it again and again.
+    Work,
     /// For as long as it takes: until they have been killed, if need be.
     All,
 }
 
 /// Attempts at something, a moment apart, with no lock held that a touch takes.
 struct Attempts {
-    patience: Patience,
-    made: u32,
+    begun: Instant<Monotonic>,
+    limit: Option<Delta>,
 }
 
 impl Attempts {
-    /// How many [`Patience::Some`] makes.
-    const MOST: u32 = 1000;
-    /// After how many in a row that failed for others who read the page cache, they are kept from it.
-    const FAIR: u32 = 100;
+    /// After how long for which locks were held by others, these are kept from taking them again.
+    const FAIR: Delta = Delta::from_millis(50);
 
     fn new(patience: Patience) -> Self {
-        Self { patience, made: 0 }
+        Self {
+            begun: Instant::now(),
+            limit: match patience {
+                Patience::Call => Some(Delta::from_secs(2)),
+                Patience::Work => Some(Delta::from_millis(300)),
+                Patience::All => None,
+            },
+        }
     }
 
-    /// Waits for the next. Fails with `EBUSY` where there have been enough.
+    /// Waits for the next. Fails with `EBUSY` where there was time enough.
     fn next(&mut self) -> Result {
-        self.made = self.made.saturating_add(1);
-        if self.patience == Patience::Some && self.made > Self::MOST {
+        if self.limit.is_some_and(|limit| self.begun.elapsed() > limit) {
             return Err(EBUSY);
         }
-        fsleep(Delta::from_millis(1));
+        fsleep(MOMENT);
         Ok(())
     }
 }
@@ -102,16 +136,25 @@ impl Attempts {
 /// A page cache of which nothing from some index on is being read or written, or can begin to be.
 struct AtRest<'a> {
     _writing: rw_semaphore::WriteGuard<'a>,
-    _invalidate: InvalidateGuard<'a>,
+    invalidate: InvalidateGuard<'a>,
 }
 
-/// Which folios are in the way of taking out what is in memory.
+/// Why a page cache is not at rest.
+enum Restless {
+    /// Somebody holds a lock.
+    Locked,
+    /// A folio is in the way that has this page.
+    InTheWay(usize),
+}
+
+/// What is about to be done, which says which folios are in the way.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum InTheWay {
-    /// Those that are being read or written.
-    Moving,
-    /// And those that are yet to be written.
-    MovingOrDirty,
+enum Change {
+    /// To make the page cache shorter: those that are being read or written, and one that the new end divides and
+    /// that a device may be about to write to.
+    Truncate,
+    /// To make it longer: also those that are yet to be written, and all that a device may be about to write to.
+    Extend,
 }
 
 impl FileCache {
@@ -119,7 +162,8 @@ impl FileCache {
     ///
     /// Context: any that may read the size of a file.
     pub(crate) fn note_change(&self) {
-        if self.store().size() < self.size() {
+        let seen = self.size().max(self.changing().next_size.load(Relaxed));
+        if self.store().size() < seen {
             self.store().note_shorter();
         }
     }
@@ -133,27 +177,49 @@ impl FileCache {
     /// # Errors
     ///
     /// - `EFBIG`: the size is beyond what the VFS can count.
-    /// - `EBUSY`: pages that have to go are being read or written all the time, or are stored to again and again, or
-    ///   cannot be written back for want of memory, or somebody has pinned them. What is beyond the file's end is seen
-    ///   by nobody, and no byte is lost: to be tried again.
-    pub(crate) fn follow(&self, guard: &WriteGuard<'_>, most: u64, removed: &mut u64) -> Result {
+    /// - `EBUSY`: for longer than `patience` pages that have to go are being read or written, or are stored to again and
+    ///   again, or cannot be written back for want of memory, or pages that stay are pinned that would go with them.
+    ///   No byte is lost, the page cache is no longer than the file, and what was mapped beyond its end is not mapped
+    ///   any more; a touch that was under way may have mapped a page there once more. To be tried again.
+    pub(crate) fn follow(
+        &self,
+        guard: &WriteGuard<'_>,
+        most: u64,
+        patience: Patience,
+        removed: &mut u64,
+    ) -> Result {
         if !guard.is_of(self) {
             return Err(EINVAL);
         }
         let lasting = self.store().lasting_size().min(most);
-        if lasting < self.size() || self.changing.has_rest.load(Relaxed) {
+        if lasting < self.size() || self.changing().has_rest.load(Relaxed) {
             let end = lasting.min(self.size());
-            self.truncate(guard, end, Patience::Some, removed)?;
+            self.truncate(guard, end, patience, removed)?;
         }
         self.store().forget_shorter(lasting);
-        let now = self.store().lasting_size().min(most);
-        if now > self.size() {
+        let now = || self.store().lasting_size().min(most);
+        let mut next = now();
+        if next > self.size() {
             // From where the folio of the page may begin that the end divides: it is dirty as a whole.
             let pages = (1_usize << self.max_order()) - 1;
             let first = (self.size() >> PAGE_SHIFT) as usize & !pages;
-            self.changing.clean_from.store(first, Relaxed);
-            let result = self.extend(guard, now, removed);
-            self.changing.clean_from.store(usize::MAX, Relaxed);
+            self.changing().clean_from.store(first, Relaxed);
+            // Whoever makes the file shorter than that from now on takes note of it.
+            loop {
+                self.changing().next_size.xchg(next, Full);
+                let again = now();
+                if again >= next {
+                    break;
+                }
+                next = again;
+            }
+            let result = if next > self.size() {
+                self.extend(guard, next, patience, removed)
+            } else {
+                Ok(())
+            };
+            self.changing().next_size.store(0, Relaxed);
+            self.changing().clean_from.store(usize::MAX, Relaxed);
             result?;
         }
         Ok(())
@@ -187,7 +253,7 @@ impl FileCache {
     /// Makes the page cache shorter, `new` bytes.
     ///
     /// What is beyond the new end leaves every mapping and the page cache, unwritten; of a page that the end divides, the
-    /// rest becomes zeros. Mirrors `truncate_setsize()`. Fails as [`Self::follow`], without [`Patience::All`].
+    /// rest becomes zeros. Mirrors `truncate_setsize()`. Fails as [`Self::follow`].
     fn truncate(
         &self,
         guard: &WriteGuard<'_>,
@@ -198,23 +264,22 @@ impl FileCache {
         let page = PAGE_SIZE as u64;
         let end = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
         let after = bindings::loff_t::try_from(new.next_multiple_of(page)).map_err(|_| EFBIG)?;
-        let mut attempts = Attempts::new(patience);
-        {
-            // First nobody sees or brings in what is beyond, and what is written there ends at once.
-            let lock = self.lock_soon(guard, &mut attempts)?;
-            self.changing.has_rest.store(true, Relaxed);
-            guard.set_size_under(&lock, end);
-            // SAFETY: The address space is alive. A length of 0 means all the rest.
-            unsafe { bindings::unmap_mapping_range(self.as_raw(), after, 0, 1) };
-        }
+        // First of all nobody sees or brings in what is beyond any more, and what is written there ends at once. The
+        // kernel's own functions look at the size again with the folio locked. (One that has looked already may map
+        // the page yet, which is undone below, or by the next attempt.)
+        self.changing().has_rest.store(true, Relaxed);
+        guard.set_size_alone(end);
+        // SAFETY: The address space is alive. A length of 0 means all the rest.
+        unsafe { bindings::unmap_mapping_range(self.as_raw(), after, 0, 1) };
         let first = (new >> PAGE_SHIFT) as usize;
-        let at_rest = self.lock_at_rest(guard, first, &mut attempts)?;
+        let mut attempts = Attempts::new(patience);
+        let at_rest = self.lock_at_rest(guard, first, Change::Truncate, &mut attempts)?;
         let before = self.resident_bytes();
         // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
         unsafe { bindings::truncate_pagecache(self.host(), end) };
         *removed += before.saturating_sub(self.resident_bytes());
         drop(at_rest);
-        self.changing.has_rest.store(false, Relaxed);
+        self.changing().has_rest.store(false, Relaxed);
         Ok(())
     }
 
@@ -223,99 +288,139 @@ impl FileCache {
     /// A page that the old end divided has zeros in memory where there are bytes now, and so have pages that were
     /// brought in beyond the end just when it moved: they leave memory, those that are dirty for the file. Nothing of
     /// that must become dirty through a mapping meanwhile. Fails as [`Self::follow`], with the size as it was.
-    fn extend(&self, guard: &WriteGuard<'_>, new: u64, removed: &mut u64) -> Result {
+    fn extend(
+        &self,
+        guard: &WriteGuard<'_>,
+        new: u64,
+        patience: Patience,
+        removed: &mut u64,
+    ) -> Result {
         let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
         let first = (self.size() >> PAGE_SHIFT) as usize;
         let start = (first << PAGE_SHIFT) as bindings::loff_t;
-        let mut attempts = Attempts::new(Patience::Some);
+        let mut attempts = Attempts::new(patience);
         loop {
             // SAFETY: The address space is alive.
             unsafe { bindings::filemap_flush_range(self.as_raw(), start, bindings::loff_t::MAX) };
-            let lock = self.lock_soon(guard, &mut attempts)?;
-            if let Some(at_rest) = self.try_rest(lock, first, InTheWay::MovingOrDirty) {
-                let before = self.resident_bytes();
-                // SAFETY: The address space is alive, and locked against whoever brings in pages.
-                let result = unsafe {
-                    bindings::invalidate_inode_pages2_range(
-                        self.as_raw(),
-                        first as c_ulong,
-                        c_ulong::MAX,
-                    )
-                };
-                *removed += before.saturating_sub(self.resident_bytes());
-                if result == 0 {
-                    guard.set_size_under(&at_rest._invalidate, new);
-                    return Ok(());
-                }
+            let at_rest = self.lock_at_rest(guard, first, Change::Extend, &mut attempts)?;
+            let before = self.resident_bytes();
+            // SAFETY: The address space is alive, and locked against whoever brings in pages.
+            let result = unsafe {
+                bindings::invalidate_inode_pages2_range(
+                    self.as_raw(),
+                    first as c_ulong,
+                    c_ulong::MAX,
+                )
+            };
+            *removed += before.saturating_sub(self.resident_bytes());
+            if result == 0 {
+                at_rest.invalidate.set_size(new);
+                return Ok(());
             }
+            drop(at_rest);
             attempts.next()?;
         }
     }
 
     /// Locks the page cache against faults, reads and writes that would bring in pages, when nobody is at that, and
-    /// without having anybody queue behind. Fails with `EBUSY` where there have been enough attempts.
+    /// without having anybody queue behind. Fails with `EBUSY` where there was time enough.
     fn lock_soon<'a>(
         &'a self,
-        guard: &WriteGuard<'a>,
+        guard: &'a WriteGuard<'_>,
         attempts: &mut Attempts,
     ) -> Result<InvalidateGuard<'a>> {
-        let mut failed = 0;
-        let result = loop {
-            if let Some(lock) = guard.try_lock_against_faults() {
-                break Ok(lock);
-            }
-            failed += 1;
-            if failed == Attempts::FAIR {
-                self.changing.is_closed.store(true, Relaxed);
-            }
-            if let Err(error) = attempts.next() {
-                break Err(error);
-            }
-        };
-        self.changing.is_closed.store(false, Relaxed);
-        result
+        self.lock_fairly(attempts, |_| {
+            guard.try_lock_against_faults().ok_or(Restless::Locked)
+        })
     }
 
     /// Does the same when nothing from page `first` on is being read or written.
     fn lock_at_rest<'a>(
         &'a self,
-        guard: &WriteGuard<'a>,
+        guard: &'a WriteGuard<'_>,
         first: usize,
+        change: Change,
         attempts: &mut Attempts,
     ) -> Result<AtRest<'a>> {
-        loop {
-            let lock = self.lock_soon(guard, attempts)?;
-            if let Some(at_rest) = self.try_rest(lock, first, InTheWay::Moving) {
-                return Ok(at_rest);
+        let mut last_seen = None;
+        self.lock_fairly(attempts, |this| {
+            // What was in the way the last time is so mostly still: it is looked at without a lock.
+            if let Some(index) = last_seen {
+                this.look(first, index, index + 1, change)?;
             }
-            attempts.next()?;
-        }
+            let result = (|| {
+                let invalidate = guard.try_lock_against_faults().ok_or(Restless::Locked)?;
+                // Reading begins under the invalidate lock or the inode lock, writing with this held for reading.
+                let writing = this.writing().try_write().ok_or(Restless::Locked)?;
+                this.look(first, first, usize::MAX, change)?;
+                Ok(AtRest {
+                    _writing: writing,
+                    invalidate,
+                })
+            })();
+            if let Err(Restless::InTheWay(index)) = &result {
+                last_seen = Some(*index);
+                if change == Change::Extend {
+                    let start = ((*index) << PAGE_SHIFT) as bindings::loff_t;
+                    // SAFETY: The address space is alive.
+                    unsafe {
+                        bindings::filemap_flush_range(this.as_raw(), start, bindings::loff_t::MAX)
+                    };
+                }
+            }
+            result
+        })
     }
 
-    /// Returns the page cache at rest from page `first` on, if it is; else the lock is given up.
-    fn try_rest<'a>(
+    /// Tries something until it succeeds. Where others have the locks all the time, they are kept from taking them.
+    fn lock_fairly<'a, T>(
         &'a self,
-        lock: InvalidateGuard<'a>,
-        first: usize,
-        in_the_way: InTheWay,
-    ) -> Option<AtRest<'a>> {
-        // Reading begins under the invalidate lock or the inode lock, writing with this held for reading.
-        let writing = self.writing().try_write()?;
-        let mut index = first;
-        while let Some(found) = self.next_present(index, usize::MAX) {
+        attempts: &mut Attempts,
+        mut attempt: impl FnMut(&'a Self) -> Result<T, Restless>,
+    ) -> Result<T> {
+        let mut locked_since: Option<Instant<Monotonic>> = None;
+        let result = loop {
+            match attempt(self) {
+                Ok(value) => break Ok(value),
+                Err(Restless::Locked) => {
+                    let since = *locked_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > Attempts::FAIR {
+                        self.changing().is_closed.store(true, Relaxed);
+                    }
+                }
+                // That may need what others wait for.
+                Err(Restless::InTheWay(_)) => {
+                    locked_since = None;
+                    self.changing().is_closed.store(false, Relaxed);
+                }
+            }
+            if let Err(error) = attempts.next() {
+                break Err(error);
+            }
+        };
+        self.changing().is_closed.store(false, Relaxed);
+        result
+    }
+
+    /// Looks whether a folio that has one of the pages from `start` to `end`, exclusive, is in the way of a change from
+    /// page `first` on. Does not wait for any.
+    fn look(&self, first: usize, start: usize, end: usize, change: Change) -> Result<(), Restless> {
+        let mut index = start;
+        while let Some(found) = self.next_present(index, end) {
             index = found + 1;
             if let Some(folio) = self.get_folio(found) {
                 let is_moving = folio.is_locked() || folio.is_under_write_back();
-                if is_moving || in_the_way == InTheWay::MovingOrDirty && folio.is_dirty() {
-                    return None;
+                let is_in_the_way = match change {
+                    Change::Truncate => folio.index() < first && folio.may_be_pinned(),
+                    Change::Extend => folio.is_dirty() || folio.may_be_pinned(),
+                };
+                if is_moving || is_in_the_way {
+                    return Err(Restless::InTheWay(found));
                 }
                 index = index.max((folio.end() >> PAGE_SHIFT) as usize);
             }
             sched::cond_resched();
         }
-        Some(AtRest {
-            _writing: writing,
-            _invalidate: lock,
-        })
+        Ok(())
     }
 }

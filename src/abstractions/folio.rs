@@ -144,6 +144,13 @@ impl Folio {
         unsafe { helpers::abstractions_helper_folio_test_writeback(self.as_raw()) }
     }
 
+    /// Returns whether somebody may have it pinned, for a device to write to, say. Mirrors `folio_maybe_dma_pinned()`, which
+    /// may be wrong about a folio that has many references.
+    pub(super) fn may_be_pinned(&self) -> bool {
+        // SAFETY: The folio is alive by the type invariant.
+        unsafe { helpers::abstractions_helper_folio_maybe_dma_pinned(self.as_raw()) }
+    }
+
     /// Returns whether it was changed since it was last written back. Mirrors `folio_test_dirty()`.
     pub(super) fn is_dirty(&self) -> bool {
         // SAFETY: The folio is alive by the type invariant.
@@ -258,13 +265,6 @@ impl LockedFolio {
         // INVARIANT: By the requirements of this function.
         // SAFETY: By the requirements of this function.
         Self(unsafe { Folio::from_raw(folio) })
-    }
-
-    /// Gives up the lock, and keeps the reference.
-    pub(super) fn unlock(self) -> ARef<Folio> {
-        let folio = self.0.clone();
-        drop(self);
-        folio
     }
 
     /// Gives up the reference, and leaves the lock to whoever else has one.

@@ -190,9 +190,14 @@ bool abstractions_helper_folio_test_writeback(const struct folio *folio)
 	return folio_test_writeback(folio);
 }
 
-int abstractions_helper_folio_lock_killable(struct folio *folio)
+bool abstractions_helper_folio_trylock(struct folio *folio)
 {
-	return folio_lock_killable(folio);
+	return folio_trylock(folio);
+}
+
+bool abstractions_helper_folio_maybe_dma_pinned(struct folio *folio)
+{
+	return folio_maybe_dma_pinned(folio);
 }
 
 struct folio *abstractions_helper_page_folio(struct page *page)

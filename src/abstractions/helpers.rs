@@ -85,7 +85,8 @@ extern "C" {
     pub(super) fn abstractions_helper_folio_mark_uptodate(folio: *mut bindings::folio);
     pub(super) fn abstractions_helper_folio_test_locked(folio: *const bindings::folio) -> bool;
     pub(super) fn abstractions_helper_folio_test_writeback(folio: *const bindings::folio) -> bool;
-    pub(super) fn abstractions_helper_folio_lock_killable(folio: *mut bindings::folio) -> c_int;
+    pub(super) fn abstractions_helper_folio_trylock(folio: *mut bindings::folio) -> bool;
+    pub(super) fn abstractions_helper_folio_maybe_dma_pinned(folio: *mut bindings::folio) -> bool;
     pub(super) fn abstractions_helper_page_folio(page: *mut bindings::page)
         -> *mut bindings::folio;
     pub(super) fn abstractions_helper_folio_test_dirty(folio: *const bindings::folio) -> bool;

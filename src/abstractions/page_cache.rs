@@ -323,6 +323,14 @@ pub(super) struct InvalidateGuard<'a> {
     _not_send: NotThreadSafe,
 }
 
+impl InvalidateGuard<'_> {
+    /// Sets the size to `new` bytes, see [`WriteGuard::set_size_alone`].
+    pub(super) fn set_size(&self, new: bindings::loff_t) {
+        // SAFETY: The inode is alive, and by the type invariant the inode lock, which sizes are changed under, is held.
+        unsafe { helpers::abstractions_helper_i_size_write(self.space.host(), new) };
+    }
+}
+
 impl Drop for InvalidateGuard<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the lock is held.
@@ -347,7 +355,7 @@ impl<'a> WriteGuard<'a> {
     }
 
     /// Locks the page cache against faults, reads and writes that would bring in pages.
-    pub(super) fn lock_against_faults(&self) -> InvalidateGuard<'a> {
+    pub(super) fn lock_against_faults(&self) -> InvalidateGuard<'_> {
         // SAFETY: The pointer is valid by the type invariant of `AddressSpace`.
         unsafe { helpers::abstractions_helper_filemap_invalidate_lock(self.space.as_raw()) };
         // INVARIANT: The lock was just taken; the inode lock is held by the type invariant.
@@ -358,7 +366,7 @@ impl<'a> WriteGuard<'a> {
     }
 
     /// Does the same if nobody holds the lock; `None` where somebody does.
-    pub(super) fn try_lock_against_faults(&self) -> Option<InvalidateGuard<'a>> {
+    pub(super) fn try_lock_against_faults(&self) -> Option<InvalidateGuard<'_>> {
         // SAFETY: The pointer is valid by the type invariant of `AddressSpace`.
         let lock = unsafe { &raw mut (*self.space.as_raw()).invalidate_lock };
         // SAFETY: The lock is there for as long as the address space is.
@@ -370,9 +378,9 @@ impl<'a> WriteGuard<'a> {
         })
     }
 
-    /// Sets the size to `new` bytes, and leaves to the caller what is beyond it. The lock must be that of the same
-    /// address space; for one in memory there is [`Self::set_size`].
-    pub(super) fn set_size_under(&self, _lock: &InvalidateGuard<'_>, new: bindings::loff_t) {
+    /// Sets the size to `new` bytes, and leaves to the caller what is beyond it. For a page cache in memory there is
+    /// [`Self::set_size`].
+    pub(super) fn set_size_alone(&self, new: bindings::loff_t) {
         // SAFETY: The inode is alive, and the inode lock, which sizes are changed under, is held.
         unsafe { helpers::abstractions_helper_i_size_write(self.space.host(), new) };
     }

@@ -207,6 +207,11 @@ impl StoredFile {
         }
     }
 
+    /// Returns whether it was seen to be shorter, and that was not forgotten.
+    pub(crate) fn was_shorter(&self) -> bool {
+        self.shortest.load(Acquire) != u64::MAX
+    }
+
     /// Forgets how short it has been, unless that is shorter than `lasting` bytes.
     pub(super) fn forget_shorter(&self, lasting: u64) {
         let known = self.shortest.load(Relaxed);

@@ -160,7 +160,8 @@ impl VmFault {
         done.then_some(Installed(reason, PhantomData))
     }
 
-    /// Has the touch looked at anew, as nothing was done about it.
+    /// Has the touch looked at anew, as nothing was done about it: by whoever has waited for something, so that it is
+    /// not for ever, and is not being killed.
     pub(super) fn come_again(&self) -> Installed<'_> {
         Installed(bindings::vm_fault_reason_VM_FAULT_NOPAGE, PhantomData)
     }
@@ -262,44 +263,70 @@ impl<'a> FirstWrite<'a> {
     }
 
     /// Marks the page's folio dirty, so that it is written back, or has the touch looked at anew where it has left the
-    /// page cache. A folio that has to stay as it is while it is written is waited for; who is killed meanwhile is
-    /// refused.
+    /// page cache. Where the folio is locked, or has to stay as it is while it is written, gives the touch back, for
+    /// [`Self::wait`].
     ///
-    /// Mirrors `filemap_page_mkwrite()`, of which nobody can be killed: the file that is written to may wait for a lock
-    /// that the one who touches holds. Nor is there anything to freeze in the page cache's own file system. Sleeps.
-    pub(super) fn mark_dirty(self) -> Installed<'a> {
-        let mapping = self.0.mapping();
-        // SAFETY: By the type invariant there is a page, which its caller has a reference to.
-        let folio = unsafe { helpers::abstractions_helper_page_folio((*self.0.as_raw()).page) };
+    /// Mirrors `filemap_page_mkwrite()`, which waits instead, so that nobody can be killed: the file that is written to
+    /// may want a lock that the one who touches holds. Nor is there anything to freeze in the page cache's own file
+    /// system. Does not wait.
+    pub(super) fn try_mark_dirty(self) -> Result<Installed<'a>, Self> {
+        let (mapping, folio) = (self.0.mapping(), self.folio());
         // SAFETY: The mapped file is valid while the VMA is.
         unsafe { bindings::file_update_time((*self.0.vma()).vm_file) };
-        // SAFETY: The folio is referenced, as above.
-        if unsafe { helpers::abstractions_helper_folio_lock_killable(folio) } != 0 {
-            return self.refuse();
+        // SAFETY: The folio is referenced, by the caller of the handler.
+        if !unsafe { helpers::abstractions_helper_folio_trylock(folio.as_ptr()) } {
+            return Err(self);
         }
-        // SAFETY: The caller has a reference for as long as this runs, so that another one can be had, and the lock was
-        // just taken.
+        // SAFETY: As above, so that another reference can be had; the lock was just taken.
         let folio = unsafe {
-            helpers::abstractions_helper_folio_get(folio);
-            LockedFolio::from_raw(NonNull::new_unchecked(folio))
+            helpers::abstractions_helper_folio_get(folio.as_ptr());
+            LockedFolio::from_raw(folio)
         };
         if !folio.holds(mapping, self.index()) {
-            return self.come_again();
+            return Ok(self.come_again());
         }
-        // SAFETY: The address space is alive while it is mapped.
-        let is_stable = unsafe { helpers::abstractions_helper_mapping_stable_writes(mapping) };
-        if is_stable && folio.is_under_write_back() {
-            let folio = folio.unlock();
-            // SAFETY: The folio is referenced.
-            if unsafe { bindings::folio_wait_writeback_killable(folio.as_raw()) } != 0 {
-                return self.refuse();
-            }
-            return self.come_again();
+        if self.is_stable() && folio.is_under_write_back() {
+            return Err(self);
         }
         folio.mark_dirty();
         // The lock goes to the caller, who has a reference of their own.
         folio.keep_locked();
-        Installed(bindings::vm_fault_reason_VM_FAULT_LOCKED, PhantomData)
+        Ok(Installed(
+            bindings::vm_fault_reason_VM_FAULT_LOCKED,
+            PhantomData,
+        ))
+    }
+
+    /// Waits until the page's folio is neither locked nor, where that matters, being written, and has the touch looked at
+    /// anew; refuses it where who touches is killed meanwhile. No lock of the page cache may be held. Sleeps.
+    pub(super) fn wait(self) -> Installed<'a> {
+        let folio = self.folio().as_ptr();
+        // SAFETY: The folio is referenced, by the caller of the handler.
+        let error = unsafe {
+            match helpers::abstractions_helper_folio_wait_locked_killable(folio) {
+                0 if self.is_stable() => bindings::folio_wait_writeback_killable(folio),
+                error => error,
+            }
+        };
+        if error == 0 {
+            self.come_again()
+        } else {
+            self.refuse()
+        }
+    }
+
+    fn folio(&self) -> NonNull<bindings::folio> {
+        // SAFETY: By the type invariant there is a page, and a page is in a folio.
+        unsafe {
+            let folio = helpers::abstractions_helper_page_folio((*self.0.as_raw()).page);
+            NonNull::new_unchecked(folio)
+        }
+    }
+
+    /// Returns whether pages have to stay as they are while they are written.
+    fn is_stable(&self) -> bool {
+        // SAFETY: The address space is alive while it is mapped.
+        unsafe { helpers::abstractions_helper_mapping_stable_writes(self.0.mapping()) }
     }
 
     /// Has the touch looked at anew.

@@ -7,6 +7,7 @@ use super::Backing;
 use crate::abi;
 use crate::abstractions::file_cache::{self, Arrivals, Durability, FileCache};
 use crate::abstractions::file_operations::{is_open_for_writing, SyncRange};
+use crate::abstractions::file_size::Patience;
 use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
@@ -34,16 +35,16 @@ pub(crate) struct FileBacking {
 }
 
 impl FileBacking {
-    /// Makes a backing of the first `most` bytes of `store`, of which no page is in memory yet.
+    /// Makes a backing of the first `most` bytes of `store`, which has `size` by now, of which no page is in memory yet.
     ///
     /// Fails with `ENOMEM` and `EFBIG`.
     pub(crate) fn new(
         file_system: &'static PseudoFsType,
         store: Arc<StoredFile>,
+        size: u64,
         most: u64,
         counters: Arc<Counters>,
     ) -> Result<Self> {
-        let size = store.size().min(most);
         Ok(Self {
             cache: FileCache::new(file_system, store, counters, size)?,
             most,
@@ -181,8 +182,16 @@ impl Backing for FileBacking {
         Some(self.size_of_file())
     }
 
-    fn follow_size(&self, guard: &WriteGuard<'_>, removed: &mut u64) -> Result {
-        self.cache.follow(guard, self.most, removed)
+    fn wait_to_bring_in(&self) -> Result {
+        self.cache.wait_while_closed(Wait::Allowed)
+    }
+
+    fn must_follow(&self) -> bool {
+        self.cache.store().was_shorter()
+    }
+
+    fn follow_size(&self, guard: &WriteGuard<'_>, patience: Patience, removed: &mut u64) -> Result {
+        self.cache.follow(guard, self.most, patience, removed)
     }
 
     fn set_size(&self, _guard: &WriteGuard<'_>, _old: u64, _new: u64) -> Result<u64> {

@@ -105,6 +105,15 @@ impl Child {
 
     /// Waits for the child to end; kills it when `limit` is over.
     pub fn wait(self, limit: Option<Duration>) -> io::Result<Outcome> {
+        self.wait_or(limit, |pid| process::kill_process(pid, Signal::KILL))
+    }
+
+    /// Does the same with another way to kill it.
+    fn wait_or(
+        self,
+        limit: Option<Duration>,
+        kill: impl Fn(Pid) -> rustix::io::Result<()>,
+    ) -> io::Result<Outcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut report = Vec::new();
         let mut pipe = File::from(self.report);
@@ -120,7 +129,7 @@ impl Child {
                 PollFd::new(&pipe, PollFlags::IN),
             ];
             if poll(&mut fds, timeout.as_ref())? == 0 {
-                process::kill_process(self.pid, Signal::KILL)?;
+                kill(self.pid)?;
                 reap(self.pid)?;
                 return Ok(Outcome::TimedOut);
             }
@@ -168,10 +177,13 @@ impl Child {
         }
     }
 
-    /// Waits for a child from [`Self::run_group`] to end, as [`Self::wait`], and then ends its children.
+    /// Waits for a child from [`Self::run_group`] to end, as [`Self::wait`], and then ends its children. When `limit` is
+    /// over all are killed at once, as it may wait for one of them.
     pub fn wait_for_group(self, limit: Option<Duration>) -> io::Result<Outcome> {
         let group = self.pid;
-        let outcome = self.wait(limit);
+        let outcome = self.wait_or(limit, |group| {
+            process::kill_process_group(group, Signal::KILL)
+        });
         // There may be nobody left.
         let _ = process::kill_process_group(group, Signal::KILL);
         while process::waitpgid(group, WaitOptions::empty()).is_ok_and(|ended| ended.is_some()) {}

@@ -341,6 +341,22 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with("only_so_many_files_have_an_eventfd", SMALL, || {
+        const MOST: usize = 256;
+        let number = number()?;
+        let mut files = Vec::new();
+        for _ in 0..MOST {
+            let device = Device::open()?;
+            device.signal(Some(number.as_fd()))?;
+            files.push(device);
+        }
+        let late = Device::open()?;
+        assert_errno(late.signal(Some(number.as_fd())), Errno::NOSPC, "one more");
+        late.notify()?;
+        assert_eq!(taken(&number), Ok(MOST as u64));
+        files.pop();
+        late.signal(Some(number.as_fd()))
+    }),
     Test::with("destroying_wakes_who_waits", SMALL, || {
         let device = Device::open()?;
         let gone = PollFlags::HUP | PollFlags::ERR;

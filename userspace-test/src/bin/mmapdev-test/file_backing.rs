@@ -654,7 +654,12 @@ pub(crate) const TESTS: &[Test] = &[
     Test::with(
         "who_writes_to_the_file_from_a_mapping_can_be_killed_while_its_end_moves",
         NONE,
-        killed_while_the_end_moves,
+        || killed_while_the_end_moves(false),
+    ),
+    Test::with(
+        "a_touch_that_waits_keeps_nobody_from_seeing_the_end_that_moves",
+        NONE,
+        || killed_while_the_end_moves(true),
     ),
     Test::with(
         "who_keeps_others_from_writing_keeps_nobody_from_opening_and_listing",
@@ -784,14 +789,19 @@ fn while_locked<T>(
 }
 
 /// A program that holds the file's lock touches what has to be read with that lock, while pages are to be taken out
-/// of which one is being written, with that lock. Nothing of it ends but by a kill, and all of it by that.
-fn killed_while_the_end_moves() -> io::Result<()> {
+/// of which one is being written, with that lock; or just before. Nothing of it ends but by a kill, and all of it by
+/// that.
+fn killed_while_the_end_moves(touches_before: bool) -> io::Result<()> {
+    // There is no telling when somebody has come to where they wait; if they have not, this asks for less.
+    let some_time = slowness() * Duration::from_millis(200);
     const END: usize = MIB - 50;
     let scene = Scene::new(SIZE)?;
     let device = scene.open()?;
     let mapping = Mapping::shared(&device, SIZE)?;
     mapping.advise(0, SIZE, Advice::Random)?;
     mapping.write(END - 6, b"stored over the end");
+    let address = mapping.address(MIB);
+    mapping.load(MIB);
     let file = OpenOptions::new().read(true).write(true).open(path(NAME))?;
     let (has_lock, lock_taken) = rustix::pipe::pipe()?;
     let (may_touch, go_on) = rustix::pipe::pipe()?;
@@ -821,18 +831,35 @@ fn killed_while_the_end_moves() -> io::Result<()> {
             while memory::vmstat("nr_writeback")? == 0 {
                 thread::yield_now();
             }
+            if touches_before {
+                write(&go_on, &[1])?;
+                thread::sleep(some_time);
+            }
             Ok(())
         })?;
-        // Now it is. There is no telling when, and if it is not yet, this asks for less.
-        thread::sleep(slowness() * Duration::from_millis(200));
-        write(&go_on, &[1])?;
+        // Now it is.
+        if !touches_before {
+            thread::sleep(some_time);
+            write(&go_on, &[1])?;
+        }
+        // Nobody sees what was cut off meanwhile, and others go on.
+        let deadline = Instant::now() + slowness() * Duration::from_secs(10);
+        while child::touch(address, false)? != Touch::BusError(address) {
+            assert!(Instant::now() < deadline, "stale bytes beyond the end");
+        }
+        for _ in 0..100 {
+            assert_eq!(device.size()?, END);
+            assert_eq!(pread(&device, &mut [0; 10], 0)?, 10);
+        }
+        assert!(
+            Instant::now() < deadline,
+            "who has nothing to do with it waits"
+        );
         let outcome = child.expect("a child").wait(Some(Duration::from_secs(3)))?;
         assert_eq!(outcome, Outcome::TimedOut, "it waits, and is killed");
         syncing.expect("a thread").join().expect("no panic")?;
         assert_eq!(device.size()?, END);
         assert_eq!(scene.on_disk(END - 6, 6)?, *b"stored");
-        let address = mapping.address(MIB);
-        assert_eq!(child::touch(address, false)?, Touch::BusError(address));
         let last = mapping.read(END - 6, 56);
         assert!(last.starts_with(b"stored") && last[6..].iter().all(|byte| *byte == 0));
         Ok(())
