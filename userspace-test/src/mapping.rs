@@ -5,6 +5,7 @@
 //! The bytes of a shared mapping change under the program's hands, so that they are never a slice:
 //! each access is an atomic one.
 
+use crate::bus_error::{self, BusError};
 use crate::{smaps, PAGE};
 use rustix::mm::{self, MapFlags, MremapFlags, ProtFlags};
 use rustix::net::SendFlags;
@@ -175,6 +176,25 @@ impl Mapping {
         assert!(first.is_aligned());
         // SAFETY: As in `word`, of each.
         unsafe { std::slice::from_raw_parts(first, count) }
+    }
+
+    /// Loads an aligned word of a mapping whose memory may be gone.
+    pub fn try_load_word(&self, offset: usize) -> Result<u64, BusError> {
+        bus_error::try_load(self.word(offset))
+    }
+
+    /// Stores an aligned word to a mapping whose memory may be gone, and returns what was there before.
+    pub fn try_swap_word(&self, offset: usize, value: u64) -> Result<u64, BusError> {
+        bus_error::try_swap(self.word(offset), value)
+    }
+
+    /// Copies whole words out of a mapping whose memory may be gone.
+    pub fn try_read(&self, offset: usize, len: usize) -> Result<Vec<u8>, BusError> {
+        let mut bytes = Vec::with_capacity(len);
+        for word in self.words(offset, len / size_of::<u64>()) {
+            bytes.extend_from_slice(&bus_error::try_load(word)?.to_ne_bytes());
+        }
+        Ok(bytes)
     }
 
     /// Reads a byte.
