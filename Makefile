@@ -65,7 +65,7 @@ module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 shell: guest ## a shell in the guest, with the module loaded [MODULE_ARGS="size_mib=64"]
 	@qemu/shell.sh
 
-bench: guest ## what mapping and copying cost beside memfd, hugetlb, anonymous memory: instructions, time
+bench: guest ## what mapping and copying cost beside memfd, hugetlb, device-dax, anonymous memory: instructions, time
 	@qemu/bench.sh
 
 bench-check: guest ## the same in instructions only; fails if a bar is missed

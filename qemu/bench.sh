@@ -5,13 +5,14 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# measure NAME BOOT-OPTIONS... -- OPTIONS...: one boot; hugetlb's pages are set aside for comparison, and a PCI device has memory.
+# measure NAME BOOT-OPTIONS... -- OPTIONS...: one boot. For comparison with a PCI device's 256 MiB there are hugetlb's pages, and
+# memory that is set aside for device-dax, with room for what it notes at the start.
 measure() {
     local name=$1 boot=()
     shift
     while [[ $1 != -- ]]; do boot+=("$1") && shift; done
-    "$QEMU_DIR/boot.sh" --name "$name" --limit 600 --pci --append "hugepages=40" "${boot[@]}" \
-        mmapdev-bench measure "${@:2}" >"$BUILD/boot/$name/results.json"
+    "$QEMU_DIR/boot.sh" --name "$name" --limit 600 --memory 2G --pci --bar 256M \
+        --append "hugepages=140 memmap=258M!1G memmap=258M!1344M" "${boot[@]}" mmapdev-bench measure "${@:2}" >"$BUILD/boot/$name/results.json"
 }
 
 "$QEMU_DIR/build-untraced.sh"

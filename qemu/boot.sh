@@ -3,14 +3,14 @@
 # Boots the guest, runs a command in it, and ends with that command's exit status:
 #   boot.sh [--name NAME] [--limit SECONDS] [--append "KERNEL PARAMETERS"] [--kernel FILE]
 #           [--memory SIZE] [--cpus 1] [--nodes 2] [--disk IMAGE [--disk-log FILE]] [--expect-splat] [--interactive]
-#           [--icount] [--debian] [--pci] [--shared SOCKET] [--wire FILE 0|1] COMMAND...
+#           [--icount] [--debian] [--pci] [--bar SIZE] [--shared SOCKET] [--wire FILE 0|1] COMMAND...
 # With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
 # build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
 PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G cpus=2 nodes=1 shared='' wire='' side='' disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian='' pci=''
+name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G cpus=2 nodes=1 shared='' wire='' side='' disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian='' pci='' bar=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;
@@ -31,6 +31,7 @@ while [[ ${1:-} == --* ]]; do
     --icount) icount=yes ;; # one CPU, whose clock counts instructions
     --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
     --pci) pci=yes ;; # the guest has PCI devices with memory of their own, and QEMU's monitor at its fourth serial port
+    --bar) bar=$2 && shift ;; # one more PCI device, whose memory has this size
     --interactive) interactive=yes limit=0 ;; # stdin goes to the command; no time limit
     *) die "boot.sh knows no option $1" ;;
     esac
@@ -150,6 +151,9 @@ if [[ $pci ]]; then
         -chardev "socket,id=monitor-port,path=$monitor" -serial chardev:monitor-port)
     # What is plugged in gets its addresses in a window that the firmware has reserved as a whole.
     append="pci=no_e820 $append"
+fi
+if [[ $bar ]]; then
+    devices+=(-object "memory-backend-ram,id=bar,size=$bar,share=on" -device ivshmem-plain,memdev=bar)
 fi
 # What it has together with another guest.
 if [[ $shared ]]; then

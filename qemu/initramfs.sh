@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Packs the guest's file system into build/guest.cpio: busybox, guest/init, the programs of user
-# space in /bin, the modules in /lib/mmapdev, and of Debian's own modules those of disks and of the network (which
+# space in /bin, the modules in /lib/mmapdev, and of Debian's own modules those of disks, of device-dax and of the network (which
 # the sanitizer kernel, with TREE=sanitizer and in build/sanitizer/, has built in or lacks). What is not built yet is left out.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -24,6 +24,7 @@ cp "$CHECKOUT"/userspace-test/examples/*.py "$tree/lib/mmapdev/"
     cd "$1"
     cp /usr/bin/busybox bin/
     for name in drivers/block/virtio_blk drivers/block/loop drivers/block/brd \
+        drivers/nvdimm/libnvdimm drivers/nvdimm/nd_e820 drivers/dax/dax_pmem drivers/dax/device_dax \
         net/core/failover drivers/net/net_failover drivers/net/virtio_net; do
         [ "$2" ] || xzcat "/kernel/modules/$name.ko.xz" >"lib/${name##*/}.ko"
     done

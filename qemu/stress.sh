@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs the stress program on the sanitizer kernel, with two nodes of memory: stress.sh DURATION, in seconds. SEED is
-# what a failure was found with; without one the program takes the clock's, and prints it.
+# Runs the stress program on the sanitizer kernel, with two nodes of memory and PCI devices: stress.sh DURATION, in seconds.
+# SEED is what a failure was found with; without one the program takes the clock's, and prints it.
 set -euo pipefail
 export TREE=sanitizer
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -14,5 +14,5 @@ slowness=8
 # The program ends what hangs by itself, and says what that was; the limit is for a guest that cannot. After an oops,
 # whose task may have died with locks that all others need, or with CPUs that never come back, it mostly cannot.
 limit=$((duration + 120 * slowness + 300))
-"$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 2G --nodes 2 --append "oops=panic softlockup_panic=1" \
+"$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 2G --nodes 2 --pci --append "oops=panic softlockup_panic=1" \
     env SLOWNESS=$slowness mmapdev-stress "${words[@]}"

@@ -15,6 +15,7 @@
 //! | [`disk`] | what a disk was asked to read and write |
 //! | [`device`] | an open device: its size, counters and page frames, and wrong calls on purpose |
 //! | [`mapping`] | a piece of address space that unmaps itself, read and written with atomics |
+//! | [`bus_error`] | loads and stores that say so where the memory is gone |
 //! | [`pagemap`] | which page frame is behind an address of this process |
 //! | [`monitor`] | QEMU's monitor: what is done to the machine from outside |
 //! | [`pci`] | PCI devices as sysfs has them |
@@ -37,6 +38,7 @@
 //! | [`withheld`] | memory that whoever touches it waits for |
 //! | [`random`] | random numbers that are the same in every run |
 
+pub mod bus_error;
 pub mod cgroup;
 pub mod child;
 pub mod control;

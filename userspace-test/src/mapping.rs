@@ -5,6 +5,7 @@
 //! The bytes of a shared mapping change under the program's hands, so that they are never a slice:
 //! each access is an atomic one.
 
+use crate::bus_error::{self, BusError};
 use crate::{smaps, PAGE};
 use rustix::mm::{self, MapFlags, MremapFlags, ProtFlags};
 use rustix::net::SendFlags;
@@ -77,18 +78,33 @@ impl Mapping {
 
     /// Maps a file as [`Self::shared`] does, at an address that is a multiple of `alignment`.
     pub fn shared_aligned(file: impl AsFd, len: usize, alignment: usize) -> io::Result<Self> {
+        Self::shared_near(&file, len, alignment, 0)
+    }
+
+    /// Maps a file as [`Self::shared`] does, from a page behind a multiple of `alignment` on.
+    pub fn shared_off_alignment(file: impl AsFd, len: usize, alignment: usize) -> io::Result<Self> {
+        Self::shared_near(&file, len, alignment, PAGE)
+    }
+
+    /// Maps a file from `beside` bytes behind a multiple of `alignment` on.
+    fn shared_near(
+        file: impl AsFd,
+        len: usize,
+        alignment: usize,
+        beside: usize,
+    ) -> io::Result<Self> {
+        // More than is needed: a driver that aligns what has no hint wants to have room for that.
+        let room = len + 2 * alignment + beside;
         // SAFETY: A new mapping where the kernel chooses, of which nothing can be touched.
-        let place = unsafe {
-            let none = ProtFlags::empty();
-            mm::mmap_anonymous(null_mut(), len + alignment, none, MapFlags::PRIVATE)?
-        };
+        let place =
+            unsafe { mm::mmap_anonymous(null_mut(), room, ProtFlags::empty(), MapFlags::PRIVATE)? };
         // Free again when this is dropped.
-        let place = Self::from_start(place, len + alignment).start;
-        let hint = place.map_addr(|address| address.next_multiple_of(alignment));
+        let place = Self::from_start(place, room).start;
+        let hint = place.map_addr(|address| address.next_multiple_of(alignment) + beside);
         // SAFETY: A new mapping where the kernel chooses, as the address is a hint.
         let start = unsafe { mm::mmap(hint.cast(), len, READ_WRITE, MapFlags::SHARED, file, 0)? };
         let mapping = Self::from_start(start, len);
-        if mapping.address(0) % alignment != 0 {
+        if mapping.address(0) % alignment != beside {
             return Err(io::Error::other("the place was taken by others"));
         }
         Ok(mapping)
@@ -176,6 +192,25 @@ impl Mapping {
         assert!(first.is_aligned());
         // SAFETY: As in `word`, of each.
         unsafe { std::slice::from_raw_parts(first, count) }
+    }
+
+    /// Loads an aligned word of a mapping whose memory may be gone.
+    pub fn try_load_word(&self, offset: usize) -> Result<u64, BusError> {
+        bus_error::try_load(self.word(offset))
+    }
+
+    /// Stores an aligned word to a mapping whose memory may be gone, and returns what was there before.
+    pub fn try_swap_word(&self, offset: usize, value: u64) -> Result<u64, BusError> {
+        bus_error::try_swap(self.word(offset), value)
+    }
+
+    /// Copies whole words out of a mapping whose memory may be gone.
+    pub fn try_read(&self, offset: usize, len: usize) -> Result<Vec<u8>, BusError> {
+        let mut bytes = Vec::with_capacity(len);
+        for word in self.words(offset, len / size_of::<u64>()) {
+            bytes.extend_from_slice(&bus_error::try_load(word)?.to_ne_bytes());
+        }
+        Ok(bytes)
     }
 
     /// Reads a byte.

@@ -38,6 +38,14 @@ const SUM_READ: &str = "sum through read(), best request";
 /// Memory of a PCI device.
 pub(crate) const BAR: &str = "mmapdev PCI BAR";
 
+/// The same where no huge pages fit, and what the kernel has at either page size.
+pub(crate) const BAR_SMALL: &str = "mmapdev PCI BAR, 4 KiB";
+pub(crate) const HUGETLB: &str = "hugetlb";
+pub(crate) const DAX: &str = "device-dax";
+pub(crate) const DAX_SMALL: &str = "device-dax, 4 KiB";
+pub(crate) const WHOLE_READ: &str = "256 MiB mapped, read, unmapped";
+pub(crate) const WHOLE_WRITE: &str = "256 MiB mapped, written, unmapped";
+
 /// A device of a file, and that file on its own file system.
 pub(crate) const STORED: &str = "mmapdev, a file";
 pub(crate) const FILE: &str = "the file itself";
@@ -50,6 +58,12 @@ const BARS: &[Bar] = &[
     bar((WRITE, "mmapdev 2 MiB"), 1.05, (WRITE, "hugetlb")),
     bar((READ, BAR), 1.10, (READ, "hugetlb")),
     bar((WRITE, BAR), 1.10, (WRITE, "hugetlb")),
+    bar((WHOLE_READ, BAR), 1.10, (WHOLE_READ, HUGETLB)),
+    bar((WHOLE_WRITE, BAR), 1.10, (WHOLE_WRITE, HUGETLB)),
+    bar((WHOLE_READ, BAR), 1.10, (WHOLE_READ, DAX)),
+    bar((WHOLE_WRITE, BAR), 1.10, (WHOLE_WRITE, DAX)),
+    bar((WHOLE_READ, BAR_SMALL), 1.10, (WHOLE_READ, DAX_SMALL)),
+    bar((WHOLE_WRITE, BAR_SMALL), 1.10, (WHOLE_WRITE, DAX_SMALL)),
     bar((READ, "mmapdev 64 KiB"), 0.30, (READ, "memfd")),
     bar((WRITE, "mmapdev 64 KiB"), 0.10, (WRITE, "memfd")),
     bar((READ, "mmapdev 4 KiB"), 0.89, (READ, "memfd")),

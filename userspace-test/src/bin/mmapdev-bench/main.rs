@@ -12,6 +12,7 @@ mod bars;
 mod measure;
 mod results;
 mod stored;
+mod whole;
 
 use clap::{Parser, Subcommand};
 use results::{Collection, Results};
@@ -20,7 +21,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Measures mmapdev beside memfd, hugetlb and anonymous memory.
+/// Measures mmapdev beside memfd, hugetlb, device-dax and anonymous memory.
 #[derive(Parser)]
 #[command(version)]
 struct Options {

@@ -4,7 +4,7 @@
 
 use crate::bars::{BAR, BESIDE, REQUESTS, RETRIED};
 use crate::results::{Results, PER_SECOND, RATIO};
-use crate::stored;
+use crate::{stored, whole};
 use mmapdev_userspace::control;
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
@@ -86,19 +86,20 @@ impl Kind {
 }
 
 /// Where ivshmem has its memory.
-const MEMORY: usize = 2;
+pub(crate) const MEMORY: usize = 2;
 
-/// Returns an ivshmem with at least `size` bytes of memory.
-fn ivshmem(size: usize) -> io::Result<PciDevice> {
+/// Returns the smallest ivshmem with at least `size` bytes of memory.
+pub(crate) fn ivshmem(size: usize) -> io::Result<PciDevice> {
+    let mut fitting = Vec::new();
     for device in PciDevice::all(0x1af4, 0x1110)? {
-        if device
-            .bar(MEMORY)?
-            .is_some_and(|bar| bar.len >= size as u64)
-        {
-            return Ok(device);
+        match device.bar(MEMORY)? {
+            Some(bar) if bar.len >= size as u64 => fitting.push((bar.len, device)),
+            _ => {}
         }
     }
-    Err(io::Error::other("there is no ivshmem: boot with --pci"))
+    let smallest = fitting.into_iter().min_by_key(|(len, _)| *len);
+    let smallest = smallest.map(|(_, device)| device);
+    smallest.ok_or_else(|| io::Error::other("there is no ivshmem as large: boot with --bar"))
 }
 
 impl Memory {
@@ -176,6 +177,7 @@ pub(crate) fn all(unit: &str) -> io::Result<Results> {
         }
     }
     stored::measure(&mut results)?;
+    whole::measure(&mut results)?;
     Ok(results)
 }
 

@@ -120,8 +120,33 @@ pub(crate) fn is_one_of(error: &io::Error, errnos: &[Errno]) -> bool {
 }
 
 /// Says how a page was looked at, where something is wrong with it.
-fn as_seen<T>(result: Result<T, String>, how: &str) -> io::Result<T> {
+pub(crate) fn as_seen<T>(result: Result<T, String>, how: &str) -> io::Result<T> {
     result.map_err(|words| wrong(format!("by {how}: {words}")))
+}
+
+/// Random numbers of a seed.
+pub(crate) fn seeded(seed: u64) -> Random {
+    let mut random = Random::new(seed);
+    // Of seeds that are near each other the first numbers are, too.
+    for _ in 0..16 {
+        random.next_u64();
+    }
+    random
+}
+
+/// A run of at most so many pages, some of which are at the borders of folios.
+pub(crate) fn any_run(random: &mut Random, longest: usize) -> (usize, usize) {
+    let pages = 1 + random.below(longest);
+    let large = HUGE_PAGE / PAGE;
+    let first = match random.below(6) {
+        0 => random.below(PAGES / large) * large,
+        1 => (random.below(PAGES / large) + 1) * large - 1,
+        2 => random.below(PAGES / 16) * 16,
+        // Much happens to few pages.
+        3 => FIXED + random.below(48),
+        _ => random.below(PAGES),
+    };
+    (first.min(PAGES - pages), pages)
 }
 
 impl Scene<'_> {
@@ -148,14 +173,9 @@ impl<'a> Actor<'a> {
         let memory = fs::memfd_create("stress", MemfdFlags::CLOEXEC)?;
         fs::ftruncate(&memory, (ROOM * PAGE) as u64)?;
         let buffer = Mapping::anonymous(ROOM * PAGE)?;
-        let mut random = Random::new(seed);
-        // Of seeds that are near each other the first numbers are, too.
-        for _ in 0..16 {
-            random.next_u64();
-        }
         Ok(Self {
             scene,
-            random,
+            random: seeded(seed),
             number,
             disk,
             memory,
@@ -179,17 +199,7 @@ impl<'a> Actor<'a> {
 
     /// A run of at most so many pages, some of which are at the borders of folios.
     fn run_of(&mut self, longest: usize) -> (usize, usize) {
-        let pages = 1 + self.random.below(longest);
-        let large = HUGE_PAGE / PAGE;
-        let first = match self.random.below(6) {
-            0 => self.random.below(PAGES / large) * large,
-            1 => (self.random.below(PAGES / large) + 1) * large - 1,
-            2 => self.random.below(PAGES / 16) * 16,
-            // Much happens to few pages.
-            3 => FIXED + self.random.below(48),
-            _ => self.random.below(PAGES),
-        };
-        let first = first.min(PAGES - pages);
+        let (first, pages) = any_run(&mut self.random, longest);
         self.scene.board.is_at(self.number, first);
         (first, pages)
     }

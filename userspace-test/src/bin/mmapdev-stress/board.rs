@@ -41,9 +41,14 @@ impl Board {
         self.mapping.word(STOP).store(1, SeqCst);
     }
 
+    /// Whether something has failed.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.mapping.word(STOP).load(SeqCst) != 0
+    }
+
     /// Whether the actors go on.
     pub(crate) fn goes_on(&self) -> bool {
-        Instant::now() < self.end && self.mapping.word(STOP).load(SeqCst) == 0
+        Instant::now() < self.end && !self.is_stopped()
     }
 
     /// Sleeps, though not beyond the end.

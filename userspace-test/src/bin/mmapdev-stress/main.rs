@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod actors;
+mod bar;
 mod board;
 mod kinds;
 mod machine;
@@ -17,7 +18,7 @@ mod model;
 use actors::{ensure, wrong, Scene, PAGES, SIZE};
 use board::Board;
 use clap::Parser;
-use kinds::{Kind, KINDS};
+use kinds::{Backing, Kind, KINDS};
 use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::control::{self, Control};
@@ -43,10 +44,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Does everything to devices of every kind at once, and checks each byte that it sees against a model: mappers,
 /// readers, writers, punching, resizing, remapping, forks, direct I/O, pins, reclaim, compaction, migration, bad
-/// memory, destroying and attempts to unload the module.
+/// memory, destroying, unbinding the driver of a PCI device and attempts to unload the module.
 ///
-/// Loads the module itself, which must not be loaded, and needs a machine of its own, as root: it takes some of the
-/// memory out of use for good. Ends with a table of how often each actor has acted, or with what was wrong and
+/// Loads the module itself, which must not be loaded, and needs a machine of its own, as root, with an ivshmem of 16 MiB:
+/// it takes some of the memory out of use for good, and overwrites that of the ivshmem. Ends with a table of how often each actor has acted, or with what was wrong and
 /// status 1. SLOWNESS=N in the environment says that the machine is so many times slower than usual.
 #[derive(Parser)]
 #[command(version)]
@@ -64,21 +65,32 @@ fn name_of(kind: usize) -> String {
     format!("stress{kind}")
 }
 
+/// The most actors that a process has.
+const MOST: usize = 12;
+const _: () = assert!(actors::ACTORS.len() <= MOST);
+const _: () = assert!(bar::ACTORS.len() <= MOST);
+const _: () = assert!(machine::ACTORS.len() <= MOST);
+
 /// The number on the board of an actor of a kind's process; those of the machine come after all kinds.
 fn number_of(process: usize, actor: usize) -> usize {
-    process * actors::ACTORS.len() + actor
+    process * MOST + actor
 }
 
-/// What a process is called, and its actors: each with how often it must act in a minute.
-fn processes() -> Vec<(String, Vec<(&'static str, u64)>)> {
-    let actors = || {
-        actors::ACTORS
+/// The actors of a kind's process, each with how often it must act in a minute.
+fn actors_of(kind: &Kind) -> Vec<(&'static str, u64)> {
+    match kind.backing {
+        Backing::Bar => bar::ACTORS.map(|(name, least, _)| (name, least)).to_vec(),
+        Backing::Memory | Backing::File => actors::ACTORS
             .map(|(name, least, _)| (name, least))
-            .to_vec()
-    };
+            .to_vec(),
+    }
+}
+
+/// What a process is called, and its actors.
+fn processes() -> Vec<(String, Vec<(&'static str, u64)>)> {
     let mut all: Vec<_> = KINDS
         .iter()
-        .map(|kind| (format!("the device with {}", kind.name), actors()))
+        .map(|kind| (format!("the device with {}", kind.name), actors_of(kind)))
         .collect();
     let machine = machine::ACTORS.map(|(name, least, _)| (name, least));
     all.push(("the machine".to_string(), machine.to_vec()));
@@ -128,8 +140,7 @@ fn stress_kind(board: &Board, number: usize, kind: &'static Kind, seed: u64) -> 
         kind,
         mapping: Mapping::shared(&device, SIZE)?,
         device,
-        file: kind
-            .is_stored
+        file: (kind.backing == Backing::File)
             .then(|| {
                 let path = kinds::file_of(&name_of(number));
                 OpenOptions::new().read(true).write(true).open(path)
@@ -151,10 +162,35 @@ fn stress_kind(board: &Board, number: usize, kind: &'static Kind, seed: u64) -> 
     actors::inspect(&scene).map_err(|error| wrong(format!("in the end: {error}")))
 }
 
+/// The process of the memory of a PCI device.
+fn stress_bar(board: &Board, number: usize, seed: u64) -> io::Result<()> {
+    let scene = bar::Scene::new(board, number)?;
+    let mut bodies: Vec<(&str, Body<'_>)> = Vec::new();
+    for (index, (name, _, act)) in bar::ACTORS.into_iter().enumerate() {
+        let number = number_of(number, index);
+        board.is_of(number, getpid());
+        let mut actor = bar::Actor::new(&scene, number, seed_of(seed, number))?;
+        bodies.push((name, Box::new(move || actor.run(act))));
+    }
+    let wrongs = run_all(board, bodies);
+    ensure(wrongs.is_empty(), || wrongs.join("\n  "))?;
+    if board.is_stopped() {
+        // What others have brought to an end may have been left in the middle.
+        return Ok(());
+    }
+    scene
+        .inspect()
+        .map_err(|error| wrong(format!("in the end: {error}")))
+}
+
 /// The process that is at the machine.
 fn stress_machine(board: &Board, cgroup: &Cgroup, seed: u64, duration: Duration) -> io::Result<()> {
     let mut devices = Vec::new();
-    for number in 0..KINDS.len() {
+    for (number, kind) in KINDS.iter().enumerate() {
+        if kind.backing == Backing::Bar {
+            // It has no pages.
+            continue;
+        }
         let node = control::node(&name_of(number));
         devices.push(node.to_string_lossy().into_owned());
     }
@@ -294,12 +330,23 @@ fn report(board: &Board, seconds: u64) -> io::Result<(Table, Vec<String>)> {
             ));
         }
     };
-    for (index, (name, least, _)) in actors::ACTORS.into_iter().enumerate() {
+    let actors = KINDS.each_ref().map(actors_of);
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in actors.iter().flatten() {
+        if !names.contains(name) {
+            names.push(name);
+        }
+    }
+    for name in names {
         let mut row = vec![name.to_string()];
-        for (kind, place) in kinds.into_iter().enumerate() {
+        for (kind, actors) in actors.iter().enumerate() {
+            let Some(index) = actors.iter().position(|(actor, _)| *actor == name) else {
+                row.push("-".to_string());
+                continue;
+            };
             let acts = board.acts(number_of(kind, index));
             row.push(acts.to_string());
-            check(name, place, acts, least_of(least));
+            check(name, kinds[kind], acts, least_of(actors[index].1));
         }
         table.row_of(row);
     }
@@ -359,7 +406,9 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     for (number, kind) in KINDS.iter().enumerate() {
         let name = name_of(number);
         kind.create(&control, &name, SIZE)?;
-        held.push(Device::open_with(control::node(&name), OFlags::RDWR)?);
+        if kind.backing != Backing::Bar {
+            held.push(Device::open_with(control::node(&name), OFlags::RDWR)?);
+        }
     }
     let duration = Duration::from_secs(seconds);
     let actors = number_of(KINDS.len(), machine::ACTORS.len());
@@ -370,6 +419,7 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     for number in 0..=KINDS.len() {
         let body = || {
             let result = cgroup.enter().and_then(|()| match KINDS.get(number) {
+                Some(kind) if kind.backing == Backing::Bar => stress_bar(&board, number, seed),
                 Some(kind) => stress_kind(&board, number, kind, seed),
                 None => stress_machine(&board, &cgroup, seed, duration),
             });
@@ -385,12 +435,16 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     }
     wrongs.extend(idle);
     drop(held);
-    for number in 0..KINDS.len() {
+    for (number, kind) in KINDS.iter().enumerate() {
+        if kind.backing == Backing::Bar {
+            continue;
+        }
         control.destroy(&name_of(number))?;
         // What is left of a file is nobody's.
         let _ = fs::remove_file(kinds::file_of(&name_of(number)));
     }
-    let left = control.list()?.len();
+    let left = control.list()?.into_iter();
+    let left = left.filter(|info| !bar::is_bar(info.name.bytes())).count();
     ensure(left == 0, || format!("{left} devices are left over"))?;
     drop((control, cgroup));
     module

@@ -246,8 +246,13 @@ impl Locked<'_> {
 
     /// Compares all bytes of it with what has to be there; `Err` says what is wrong.
     pub(crate) fn check(&self, seen: &[u8]) -> Result<(), String> {
-        let content = self.content();
-        let expected = self.bytes_of(content);
+        self.check_part(self.content(), 0, seen)
+    }
+
+    /// Does the same where its first `done` bytes are those of `next` already.
+    pub(crate) fn check_part(&self, next: Content, done: usize, seen: &[u8]) -> Result<(), String> {
+        let mut expected = self.bytes_of(self.content());
+        expected[..done].copy_from_slice(&self.bytes_of(next)[..done]);
         let Some(at) = (0..PAGE).find(|&at| seen.get(at) != Some(&expected[at])) else {
             return Ok(());
         };
@@ -337,6 +342,22 @@ mod tests {
         let neighbours = model.bytes(1, next);
         let words = page.check(&neighbours).unwrap_err();
         assert!(words.contains("which is step 1 at 0 of page 1"), "{words}");
+    }
+
+    #[test]
+    fn what_has_come_of_a_store_is_told_from_what_has_not() {
+        let model = Model::new(0, 1);
+        let page = model.lock(0);
+        let next = page.content().stored();
+        let done = WORDS[2] + 8;
+        let mut bytes = page.bytes_of(next);
+        bytes[done..].fill(0);
+        assert!(page.check_part(next, done, &bytes).is_ok());
+        assert!(page.check_part(next, WORDS[2], &bytes).is_err(), "too much");
+        assert!(page.check_part(next, WORDS[3] + 8, &bytes).is_err(), "lost");
+        assert!(page.check_part(next, 0, &[0; PAGE]).is_ok());
+        let all = page.bytes_of(next);
+        assert!(page.check_part(next, PAGE, &all).is_ok());
     }
 
     #[test]

@@ -135,7 +135,14 @@ pub(crate) const PCI_TESTS: &[Test] = &[
     }),
     test("reading", NONE, reading_bar),
     test("writing", NONE, writing_bar),
+    Test {
+        limit: BINDING,
+        ..Test::with("binding", NONE, binding_bar)
+    },
 ];
+
+/// As each failure is followed by binding it with success.
+const BINDING: Option<Duration> = Some(Duration::from_secs(120));
 
 /// There are several hundred failures, and many are followed by loading it with success.
 const LOADING: Option<Duration> = Some(Duration::from_secs(120));
@@ -1214,6 +1221,44 @@ fn writing_bar() -> io::Result<()> {
             bar_works(&device)
         },
     )
+}
+
+/// A device that could not be bound has no node and claims nothing, and the next attempt binds it.
+fn binding_bar() -> io::Result<()> {
+    // As for opening, which is a part of looking whether it works.
+    const KEPT_BY_KERNEL: u64 = 256 * KIB as u64;
+    let device = pci::shared();
+    let nodes = [0, pci::MEMORY].map(|bar| control::node(&device.name_of(bar)));
+    let bind = File::options().write(true).open(pci::BIND)?;
+    let address = device.address().as_bytes();
+    let bound = pci::claimed()?;
+    device.unbind()?;
+    let unbound = pci::claimed()?;
+    // Enabled already, so that ACPI routes no interrupt then: what that allocates is not what this is about.
+    device.write("enable", "1")?;
+    each_keeping(
+        KEPT_BY_KERNEL,
+        "binding",
+        // `pci_request_region()` has one word for all that goes wrong.
+        &Fails::Among(&[Errno::NOMEM, Errno::BUSY, Errno::FAULT]),
+        || Ok(()),
+        |()| Ok(rustix::io::write(&bind, address)?),
+        |(), result, _| {
+            if result.is_err() {
+                assert!(!device.is_bound());
+                assert!(nodes.iter().all(|node| !node.exists()));
+                assert_eq!(pci::claimed()?, unbound);
+                device.bind()?;
+            }
+            assert_eq!(pci::claimed()?, bound);
+            let memory = pci::open_memory()?;
+            bar_works(&memory)?;
+            drop(memory);
+            device.unbind()
+        },
+    )?;
+    device.write("enable", "0")?;
+    device.bind()
 }
 
 /// Checks that a BAR works by both ways.

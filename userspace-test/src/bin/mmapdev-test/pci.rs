@@ -37,10 +37,10 @@ const GIB: usize = 1024 * MIB;
 const LONG: Option<Duration> = Some(Duration::from_secs(90));
 
 /// Where ivshmem has its memory.
-const MEMORY: usize = 2;
+pub(crate) const MEMORY: usize = 2;
 
 /// The smaller ivshmem, which the module's driver binds by itself.
-fn shared() -> PciDevice {
+pub(crate) fn shared() -> PciDevice {
     ivshmem(SIZE)
 }
 
@@ -79,6 +79,17 @@ const EDU_TURNED: usize = 4;
 
 fn monitor() -> io::Result<Monitor> {
     Monitor::open(slowness() * Duration::from_secs(20))
+}
+
+/// Where the driver is told to bind a device that it knows.
+pub(crate) const BIND: &str = "/sys/bus/pci/drivers/mmapdev/bind";
+
+/// Returns how many BARs the driver has claimed.
+pub(crate) fn claimed() -> io::Result<usize> {
+    Ok(fs::read_to_string("/proc/iomem")?
+        .lines()
+        .filter(|line| line.ends_with(" : mmapdev"))
+        .count())
 }
 
 /// Returns the node of the smaller ivshmem's memory.
