@@ -261,7 +261,7 @@ pub(crate) const TESTS: &[Test] = &[
             let page = Mapping::anonymous(PAGE)?;
             page.word(0).store(size_of::<abi::EventFd>() as u64, SEQ);
             page.word(8)
-                .store(u64::from(eventfd as u32) | reserved << 32, SEQ);
+                .store(u64::from(eventfd as u32) | (reserved << 32), SEQ);
             device.raw_request(abi::IOC_EVENTFD, page.address(0))
         };
         request(closed, 0)?;
