@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help demo test test-pressure test-pci test-debug stress crash test-vms demo-vms bench-vms module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
 
 # Overrides from the command line reach the scripts as environment variables.
-export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS SEED
+export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS SEED SLOWNESS
 
 help: ## this text
 	@echo "make TARGET [VARIABLE=value]..., where TARGET is one of:"
@@ -26,6 +26,7 @@ help: ## this text
 #: MIRROR           another mirror of Debian than debootstrap's default
 #: MMAPDEV_CACHE    where the tools and the kernel are kept (~/.cache/mmapdev)
 #: ACCEL            tcg or kvm, instead of trying whether KVM works
+#: SLOWNESS         how many times as long as usual guests and tests may take, on a slow machine
 
 demo: guest ## boots a stock kernel, loads the module, shows zero copy
 	@qemu/boot.sh --name demo mmapdev-demo --disk /mnt/disk

@@ -50,7 +50,12 @@ take_lock "$files/lock" "another run has a guest \"$name\" in this folder: waiti
 
 # The guest's file system, and after it the job as a second archive.
 environment=()
-if [[ ! -t 1 ]]; then environment=(NO_COLOR=1); fi # the guest's programs see a terminal in any case
+# The guest's programs see a terminal in any case.
+if [[ ! -t 1 || ${NO_COLOR:-} ]]; then environment+=(NO_COLOR=1); fi
+if [[ ${SLOWNESS:-} ]]; then
+    [[ $SLOWNESS =~ ^[1-9][0-9]?$ ]] || die "SLOWNESS is a number from 1 to 99, not $SLOWNESS"
+    environment+=("SLOWNESS=$SLOWNESS") limit=$((limit * SLOWNESS))
+fi
 printf '#!/bin/sh\nexec%s\n' "$(quoted env "${environment[@]}" "$@")" >"$files/job/job"
 chmod 755 "$files/job/job"
 # shellcheck disable=SC2016 # expanded by the shell inside

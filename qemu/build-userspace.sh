@@ -22,8 +22,10 @@ c_program() {
 }
 c_program example-share-c examples/share.c
 c_program requests abi/requests.c
-cp examples/share .example-share-rs
-mv .example-share-rs "$BUILD/bin/example-share-rs"
+for example in share ring; do
+    cp "examples/$example" ".example-$example-rs"
+    mv ".example-$example-rs" "$BUILD/bin/example-$example-rs"
+done
 for program in *; do
     [[ -f $program && -x $program ]] || continue
     cmp -s "$program" "$BUILD/bin/$program" && continue

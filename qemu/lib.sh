@@ -52,6 +52,13 @@ namespace() {
     fi
 }
 
+# has_tests COMMAND...: whether that command, which is mmapdev-test in some environment, would run any test in a guest.
+has_tests() {
+    local found
+    found=$(PATH=$BUILD/bin:$PATH "$@" --list) || die "the tests cannot be listed"
+    [[ $found ]]
+}
+
 # Some files in the cache belong to subordinate users, whom only the namespace can remove.
 remove() { rm -rf -- "$@" 2>/dev/null || namespace rm -rf -- "$@"; }
 

@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # Debian's programs need pages that are cleared, see test.sh; there are no pages of the module's here.
-words=(env PCI=1 mmapdev-test "pci::${1:-}")
+words=(env PCI=1 AREA=pci mmapdev-test "$@")
 if [[ $TREE ]]; then
     # That kernel has no power management, and no hot-plugging by ACPI; that by PCI Express (pciehp) takes its own locks
     # in two orders, of which lockdep complains.

@@ -12,4 +12,4 @@ rm -f "$disk"
 trap 'rm -f "$disk"' EXIT
 "$QEMU_DIR/enter.sh" mke2fs -q -t ext4 -N 64 -E lazy_itable_init=0,lazy_journal_init=0 "/mmapdev/${disk#"$CHECKOUT/"}" 1536M
 "$QEMU_DIR/boot.sh" --name pressure --limit 300 --memory 512M --disk "$disk" \
-    env PRESSURE=1 mmapdev-test "pressure::${1:-}"
+    env PRESSURE=1 AREA=pressure mmapdev-test "$@"

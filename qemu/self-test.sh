@@ -58,7 +58,9 @@ run vms-1 "a failing guest of two turns the run red" 3 "1: the second" \
     "$QEMU_DIR/vms.sh" run -- sh -c '[ SIDE = 0 ] || { echo "the second"; exit 3; }'
 run vms-2 "a panic of one guest ends the other" 111 "1: error: guest \"vms-1\": its kernel panicked" \
     "$QEMU_DIR/vms.sh" run -- sh -c '[ SIDE = 1 ] || sleep 600; echo c >/proc/sysrq-trigger'
-count=$((count + 2))
+run names "a name that no test has turns the run red" 1 'no test has "no_such_test" in its name' \
+    "$QEMU_DIR/test.sh" no_such_test
+count=$((count + 3))
 
 shopt -s nullglob
 passed=("$results"/*.ok)

@@ -53,9 +53,9 @@ both() {
 outputs=("$BUILD/log/vms-0.out.log" "$BUILD/log/vms-1.out.log")
 case ${1:-} in
 test)
-    words=(env VMS=SIDE)
+    words=(env VMS=SIDE AREA=vms)
     if [[ $TREE ]]; then words+=(SLOWNESS=8); fi
-    both --limit "${TREE:+3}300" -- "${words[@]}" mmapdev-test "vms::${2:-}"
+    both --limit "${TREE:+3}300" -- "${words[@]}" mmapdev-test "${@:2}"
     ;;
 demo)
     progress "two guests, one memory" "$BUILD/log/vms.log" both --limit 300 -- mmapdev-vms run --side SIDE

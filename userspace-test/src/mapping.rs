@@ -15,7 +15,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -25,8 +25,7 @@ pub struct Mapping {
     start: *mut u8,
     len: usize,
     /// What [`Self::unmap`] has given back, and others may have been given since: offset and length.
-    holes: Mutex<Vec<(usize, usize)>>,
-    has_holes: AtomicBool,
+    holes: Vec<(usize, usize)>,
 }
 
 // SAFETY: Addresses are the whole process's, and every access is atomic.
@@ -123,8 +122,7 @@ impl Mapping {
         Self {
             start: start.cast(),
             len,
-            holes: Mutex::default(),
-            has_holes: AtomicBool::new(false),
+            holes: Vec::new(),
         }
     }
 
@@ -151,7 +149,7 @@ impl Mapping {
             self.len
         );
         assert!(
-            !self.has_holes.load(Ordering::Relaxed) || !self.is_in_hole(offset, end),
+            !self.is_in_hole(offset, end),
             "offset {offset} was unmapped"
         );
         let place: *mut T = self.start.wrapping_add(offset).cast();
@@ -160,8 +158,7 @@ impl Mapping {
     }
 
     fn is_in_hole(&self, start: usize, end: usize) -> bool {
-        let holes = self.holes.lock().expect("the list of holes");
-        holes
+        self.holes
             .iter()
             .any(|&(hole, len)| start < hole + len && hole < end)
     }
@@ -303,21 +300,21 @@ impl Mapping {
     }
 
     /// Unmaps a range of pages within the mapping. What is left is unmapped when this is dropped.
-    pub fn unmap(&self, offset: usize, len: usize) -> io::Result<()> {
+    pub fn unmap(&mut self, offset: usize, len: usize) -> io::Result<()> {
         let start = self.cut_out(offset, len);
-        // SAFETY: Part of this mapping, and noted as such no more.
+        // SAFETY: Part of this mapping, and noted as such no more; nobody holds a reference into it, as access is exclusive.
         unsafe { mm::munmap(start, len)? };
         Ok(())
     }
 
     /// Moves a range of pages to where `target` is, which is as long and is replaced (`MREMAP_FIXED`). What
     /// is left is unmapped when this is dropped.
-    pub fn move_onto(&self, offset: usize, len: usize, target: Self) -> io::Result<Self> {
-        assert!(target.len == len && !target.has_holes.load(Ordering::Relaxed));
+    pub fn move_onto(&mut self, offset: usize, len: usize, target: Self) -> io::Result<Self> {
+        assert!(target.len == len && target.holes.is_empty());
         let start = self.cut_out(offset, len);
         let place = target.start.cast();
-        // SAFETY: The range is noted as part of this mapping no more, and as `target` is owned nobody holds
-        // a reference into what is replaced.
+        // SAFETY: The range is noted as part of this mapping no more. Access to it is exclusive and `target` is owned, so
+        // that nobody holds a reference into what goes, or into what is replaced.
         let moved = unsafe { mm::mremap_fixed(start, len, len, MremapFlags::MAYMOVE, place) };
         if let Err(error) = moved {
             // What is mapped at either place is not known, and so is left.
@@ -343,18 +340,13 @@ impl Mapping {
     }
 
     /// Notes that a range of pages is no longer this mapping's, and returns where it is.
-    fn cut_out(&self, offset: usize, len: usize) -> *mut c_void {
+    fn cut_out(&mut self, offset: usize, len: usize) -> *mut c_void {
         assert!(offset + len <= self.len && len > 0);
         assert!(offset % PAGE == 0 && len % PAGE == 0);
         assert!(!self.is_in_hole(offset, offset + len), "unmapped twice");
         // Split in the list of all: what is left may be written to, and the hole is others'.
         self.forget_part(offset, len);
-        // First, so that no access of another thread's can come after others have been given the place.
-        self.holes
-            .lock()
-            .expect("the list of holes")
-            .push((offset, len));
-        self.has_holes.store(true, Ordering::Relaxed);
+        self.holes.push((offset, len));
         self.start.wrapping_add(offset).cast()
     }
 
@@ -433,10 +425,7 @@ impl Mapping {
 
     /// Changes the length; the mapping may move.
     pub fn resize(&mut self, len: usize) -> io::Result<()> {
-        assert!(
-            !self.has_holes.load(Ordering::Relaxed),
-            "moves whole mappings only"
-        );
+        assert!(self.holes.is_empty(), "moves whole mappings only");
         // SAFETY: Exclusive access: nobody holds a reference into the mapping.
         let start = unsafe { mm::mremap(self.start.cast(), self.len, len, MremapFlags::MAYMOVE)? };
         self.forget();
@@ -664,7 +653,7 @@ fn pieces(offset: usize, len: usize) -> impl Iterator<Item = Piece> {
 impl Drop for Mapping {
     fn drop(&mut self) {
         self.forget();
-        let mut holes = std::mem::take(&mut *self.holes.lock().expect("the list of holes"));
+        let mut holes = std::mem::take(&mut self.holes);
         holes.sort_unstable();
         holes.push((self.len, 0));
         let mut start = 0;
@@ -703,7 +692,7 @@ mod tests {
 
     #[test]
     fn what_takes_the_place_of_a_hole_is_left_alone() {
-        let mapping = Mapping::anonymous(3 * PAGE).unwrap();
+        let mut mapping = Mapping::anonymous(3 * PAGE).unwrap();
         mapping.unmap(PAGE, PAGE).unwrap();
         assert!(std::panic::catch_unwind(|| mapping.load(PAGE)).is_err());
         mapping.store(2 * PAGE, 1);

@@ -22,7 +22,15 @@
 //! in a message may change while it is looked at: who needs it not to copies it first.
 //!
 //! The bytes are never a plain slice, as the other side may write them at any time: they are atomics, to be read
-//! and written relaxed. The numbers order them.
+//! and written relaxed. The numbers order them. One side may use words and the other single bytes of the same message
+//! ([`Slot::words`], [`Message::to_vec`]): between two that keep to the rules the numbers are in between, and where one
+//! does not, the bytes are any at all.
+//!
+//! Who is killed leaves the ring as it was before or after its last message. It may have been about to ring, and have
+//! taken back already that the other sleeps: therefore each rings once when it is new, whatever the other says.
+//!
+//! No call here says that the memory has gone. Where a device is destroyed, shrunk or unbound under the ring, the next
+//! touch of it is `SIGBUS`, as of any mapping; a sleep at the device's bell ends with `ENODEV`.
 
 use crate::device::Device;
 use crate::mapping::Mapping;
@@ -51,6 +59,19 @@ const PRODUCER_SLEEPS: usize = CONSUMER_SLEEPS + 8;
 const DATA: usize = 8 * LINE;
 /// Bytes before a message, which say its length.
 const LENGTH: usize = 8;
+/// More than any ring moves in its life, so that numbers of bytes never come round: no place in the data would follow,
+/// as its size need not be a power of two.
+const TOO_MANY: u64 = 1 << 63;
+
+const _: () = {
+    // Two that are two lines apart are not in one pair, wherever the ring begins.
+    let pair = 2 * LINE;
+    assert!(WRITTEN >= CAPACITY.next_multiple_of(pair));
+    assert!(READ >= WRITTEN + pair && CONSUMER_SLEEPS >= READ + pair);
+    assert!(PRODUCER_SLEEPS / LINE == CONSUMER_SLEEPS / LINE);
+    assert!(DATA >= CONSUMER_SLEEPS + pair && DATA % LINE == 0);
+    assert!(LENGTH == size_of::<u64>() && LENGTH < LINE);
+};
 
 /// Why a ring cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +146,9 @@ impl<'a> Place<'a> {
         let written = place.word(WRITTEN).load(Ordering::Acquire);
         place.check(written.wrapping_sub(read))?;
         place.check_position(read)?;
+        if written >= TOO_MANY {
+            return Err(Error::Broken("more bytes than can have been moved"));
+        }
         Ok((place, written, read))
     }
 
@@ -189,83 +213,123 @@ pub fn create(mapping: &Mapping, range: Range<usize>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The side that writes.
+/// One end of a ring: what the side that writes and the side that reads have alike.
 ///
 /// # Invariants
 ///
-/// `written - read` is a number of whole lines, and no more than the data has; so is `written`.
+/// `written - read` is a number of whole lines, and no more than the data has; so are both.
 #[derive(Debug)]
-pub struct Producer<'a> {
+struct End<'a> {
     place: Place<'a>,
+    /// The bytes that were ever written, and ever read. One number is its own; the other is as it was when last looked at.
     written: u64,
-    /// As it was when last looked at.
     read: u64,
     broken: Option<Error>,
+    /// Where it says that it sleeps, and where the other does.
+    sleeps: &'a AtomicU64,
+    other_sleeps: &'a AtomicU64,
+    /// Whether the other may sleep and not say so: this one, or the one before it, took that back and did not come to ring.
+    owes_ring: bool,
 }
 
-impl<'a> Producer<'a> {
-    /// Begins to write to a ring, after what was written to it before. There must be no other that does.
-    pub fn attach(mapping: &'a Mapping, range: Range<usize>) -> Result<Self, Error> {
+impl<'a> End<'a> {
+    /// Goes on where the one before has ended; its flag comes first.
+    fn attach(mapping: &'a Mapping, range: Range<usize>, flags: [usize; 2]) -> Result<Self, Error> {
         let (place, written, read) = Place::of_ring(mapping, range)?;
+        let [sleeps, other_sleeps] = flags.map(|flag| place.word(flag));
         Ok(Self {
             place,
             written,
             read,
             broken: None,
+            sleeps,
+            other_sleeps,
+            owes_ring: true,
         })
     }
 
-    /// The bytes of the longest message that the ring can have.
-    pub fn longest(&self) -> usize {
-        longest(self.place.capacity)
+    /// Does something that finds out whether the other broke the ring, if it has not yet.
+    fn unless_broken<T>(
+        &mut self,
+        body: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        body(self).inspect_err(|error| self.broken = Some(*error))
     }
 
-    /// Takes room for a message of `len` bytes; `None` while there is not enough. What is in the room is what an
-    /// earlier message has left there.
-    pub fn reserve(&mut self, len: usize) -> Result<Option<Slot<'_, 'a>>, Error> {
+    /// Rings if the other side has said that it sleeps, or may sleep for all that is known.
+    fn wake(&mut self, bell: &impl Bell) -> io::Result<bool> {
+        // Between one's own number and the other's flag, as there is one between these on the other side: so at least
+        // one of the two sees what the other has stored.
+        fence(Ordering::SeqCst);
+        if !self.owes_ring && self.other_sleeps.load(Ordering::Relaxed) == 0 {
+            return Ok(false);
+        }
+        self.owes_ring = true;
+        self.other_sleeps.store(0, Ordering::Relaxed);
+        bell.ring()?;
+        self.owes_ring = false;
+        Ok(true)
+    }
+
+    /// Sleeps from bell to bell until something is so, or the deadline is over: returns which.
+    ///
+    /// The other side is rung first, so that not both sleep: one that rings for many messages at a time may not have rung
+    /// yet.
+    fn wait(
+        &mut self,
+        bell: &impl Bell,
+        deadline: Instant,
+        mut is_so: impl FnMut(&mut Self) -> Result<bool, Error>,
+    ) -> io::Result<bool> {
+        if is_so(self)? && !self.owes_ring {
+            return Ok(true);
+        }
+        self.wake(bell)?;
+        let found = loop {
+            self.sleeps.store(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            // Again, as the other side may have looked at the flag before it was set.
+            match is_so(self) {
+                Ok(false) => {}
+                found => break found.map_err(io::Error::from),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break Ok(false);
+            }
+            if let Err(error) = bell.sleep(left) {
+                break Err(error);
+            }
+        };
+        self.sleeps.store(0, Ordering::Relaxed);
+        found
+    }
+
+    /// Where in the data a message of `len` bytes can be written, and how many bytes before it are left out; `None` where
+    /// there is no room yet.
+    fn room(&mut self, len: usize) -> Result<Option<(usize, usize)>, Error> {
         let record = self.place.record(len)?;
         let at = self.place.at(self.written);
         let rest = self.place.capacity - at;
         let skipped = if record <= rest { 0 } else { rest };
-        if !self.has_room(skipped + record)? {
-            return Ok(None);
-        }
-        Ok(Some(Slot {
-            at: if skipped > 0 { 0 } else { at },
-            skipped,
-            len,
-            producer: self,
-        }))
-    }
-
-    /// Writes a message that is elsewhere; returns whether there was room.
-    pub fn send(&mut self, message: &[u8]) -> Result<bool, Error> {
-        let slot = self.reserve(message.len())?;
-        Ok(slot
-            .map(|slot| {
-                slot.write(0, message);
-                slot.commit();
+        let has_room = self.unless_broken(|end| {
+            Ok(end.fits(skipped + record) || {
+                end.look_at_read()?;
+                end.fits(skipped + record)
             })
-            .is_some())
+        })?;
+        Ok(has_room.then_some((if skipped > 0 { 0 } else { at }, skipped)))
     }
 
-    fn has_room(&mut self, bytes: usize) -> Result<bool, Error> {
-        let fits = |producer: &Self| {
-            let used = producer.written.wrapping_sub(producer.read) as usize;
-            bytes <= producer.place.capacity - used
-        };
-        if let Some(error) = self.broken {
-            return Err(error);
-        }
-        Ok(fits(self) || {
-            self.look()
-                .inspect_err(|error| self.broken = Some(*error))?;
-            fits(self)
-        })
+    fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.place.capacity - self.written.wrapping_sub(self.read) as usize
     }
 
     /// Looks at how much the consumer has read.
-    fn look(&mut self) -> Result<(), Error> {
+    fn look_at_read(&mut self) -> Result<(), Error> {
         // Acquire: the consumer is done with what it has read, and the room may be written to.
         let read = self.place.word(READ).load(Ordering::Acquire);
         let gained = read.wrapping_sub(self.read);
@@ -277,143 +341,15 @@ impl<'a> Producer<'a> {
         Ok(())
     }
 
-    /// Rings if the consumer sleeps: to be called after messages are written, once for many of them.
-    /// Returns whether it did.
-    pub fn wake(&self, bell: &impl Bell) -> io::Result<bool> {
-        wake(self.place.word(CONSUMER_SLEEPS), bell)
-    }
-
-    /// Sleeps until there is room for a message of `len` bytes, or the deadline is over: returns which. Rings first, as
-    /// [`Self::wake`] does.
-    pub fn wait(&mut self, len: usize, bell: &impl Bell, deadline: Instant) -> io::Result<bool> {
-        let flags = [PRODUCER_SLEEPS, CONSUMER_SLEEPS].map(|flag| self.place.word(flag));
-        sleep_until(flags, bell, deadline, || Ok(self.reserve(len)?.is_some()))
-    }
-}
-
-/// Room for a message. Dropped, it is given back.
-#[derive(Debug)]
-pub struct Slot<'r, 'a> {
-    producer: &'r mut Producer<'a>,
-    /// Where in the data the record begins.
-    at: usize,
-    /// The bytes before it that are left out.
-    skipped: usize,
-    len: usize,
-}
-
-impl Slot<'_, '_> {
-    /// The message in words of eight bytes, to be written by relaxed stores. The last may be longer than the message.
-    pub fn words(&self) -> &[AtomicU64] {
-        self.producer.place.words(self.at, self.len)
-    }
-
-    /// Copies bytes to a part of the message.
-    ///
-    /// # Panics
-    ///
-    /// If the message has no such part.
-    pub fn write(&self, at: usize, bytes: &[u8]) {
-        assert!(at <= self.len && bytes.len() <= self.len - at);
-        let mapping = self.producer.place.mapping;
-        mapping.write(self.offset() + at, bytes);
-    }
-
-    /// Where in the mapping the message begins, for a call that writes there.
-    pub fn offset(&self) -> usize {
-        self.producer.place.start + DATA + self.at + LENGTH
-    }
-
-    /// Gives the message to the consumer.
-    pub fn commit(self) {
-        let len = self.len;
-        self.commit_first(len);
-    }
-
-    /// Gives the consumer the first `len` bytes as the message.
-    ///
-    /// # Panics
-    ///
-    /// If that is more than there was room taken for.
-    pub fn commit_first(self, len: usize) {
-        assert!(len <= self.len);
-        let Self { producer, .. } = self;
-        let place = &producer.place;
-        if self.skipped > 0 {
-            let at = place.at(producer.written);
-            place.word(DATA + at).store(SKIP, Ordering::Relaxed);
-        }
-        let length = place.word(DATA + self.at);
-        length.store(len as u64, Ordering::Relaxed);
-        let record = (LENGTH + len).next_multiple_of(LINE);
-        producer.written = producer
-            .written
-            .wrapping_add((self.skipped + record) as u64);
-        // Release: who sees the number sees the message.
-        let written = place.word(WRITTEN);
-        written.store(producer.written, Ordering::Release);
-    }
-}
-
-/// The side that reads.
-///
-/// # Invariants
-///
-/// `written - read` is a number of whole lines, and no more than the data has; so is `read`.
-#[derive(Debug)]
-pub struct Consumer<'a> {
-    place: Place<'a>,
-    /// As it was when last looked at.
-    written: u64,
-    read: u64,
-    broken: Option<Error>,
-}
-
-impl<'a> Consumer<'a> {
-    /// Begins to read from a ring, after what was read from it before. There must be no other that does.
-    pub fn attach(mapping: &'a Mapping, range: Range<usize>) -> Result<Self, Error> {
-        let (place, written, read) = Place::of_ring(mapping, range)?;
-        Ok(Self {
-            place,
-            written,
-            read,
-            broken: None,
-        })
-    }
-
-    /// The bytes of the longest message that the ring can have.
-    pub fn longest(&self) -> usize {
-        longest(self.place.capacity)
-    }
-
-    /// Looks at the next message; `None` while there is none.
-    #[allow(clippy::should_implement_trait)] // an iterator's items do not borrow from it
-    pub fn next(&mut self) -> Result<Option<Message<'_, 'a>>, Error> {
-        if let Some(error) = self.broken {
-            return Err(error);
-        }
-        let found = self.find().inspect_err(|error| self.broken = Some(*error));
-        Ok(found?.map(|(at, len)| Message {
-            consumer: self,
-            at,
-            len,
-        }))
-    }
-
-    /// Copies the next message out.
-    pub fn receive(&mut self) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.next()?.map(|message| {
-            let bytes = message.to_vec();
-            message.release();
-            bytes
-        }))
-    }
-
-    /// Where in the data the next record is, and how long its message is.
+    /// Where in the data the next message's record is, and how long the message is; `None` while there is none.
     fn find(&mut self) -> Result<Option<(usize, usize)>, Error> {
+        self.unless_broken(Self::find_unbroken)
+    }
+
+    fn find_unbroken(&mut self) -> Result<Option<(usize, usize)>, Error> {
         loop {
             if self.read == self.written {
-                self.look()?;
+                self.look_at_written()?;
                 if self.read == self.written {
                     return Ok(None);
                 }
@@ -444,31 +380,180 @@ impl<'a> Consumer<'a> {
     }
 
     /// Looks at how much the producer has written.
-    fn look(&mut self) -> Result<(), Error> {
+    fn look_at_written(&mut self) -> Result<(), Error> {
         // Acquire: what was written is seen.
         let written = self.place.word(WRITTEN).load(Ordering::Acquire);
         self.place.check(written.wrapping_sub(self.read))?;
         self.written = written;
         Ok(())
     }
+}
 
-    /// Rings if the producer sleeps: to be called after messages are released, once for many of them.
-    /// Returns whether it did.
-    pub fn wake(&self, bell: &impl Bell) -> io::Result<bool> {
-        wake(self.place.word(PRODUCER_SLEEPS), bell)
+/// The side that writes.
+#[derive(Debug)]
+pub struct Producer<'a>(End<'a>);
+
+impl<'a> Producer<'a> {
+    /// Begins to write to a ring, after what was written to it before. There must be no other that does.
+    pub fn attach(mapping: &'a Mapping, range: Range<usize>) -> Result<Self, Error> {
+        End::attach(mapping, range, [PRODUCER_SLEEPS, CONSUMER_SLEEPS]).map(Self)
+    }
+
+    /// The bytes of the longest message that the ring can have.
+    pub fn longest(&self) -> usize {
+        longest(self.0.place.capacity)
+    }
+
+    /// Takes room for a message of `len` bytes; `None` while there is not enough. What is in the room is what an
+    /// earlier message has left there.
+    pub fn reserve(&mut self, len: usize) -> Result<Option<Slot<'_, 'a>>, Error> {
+        let room = self.0.room(len)?;
+        Ok(room.map(|(at, skipped)| Slot {
+            end: &mut self.0,
+            at,
+            skipped,
+            len,
+        }))
+    }
+
+    /// Writes a message that is elsewhere; returns whether there was room.
+    pub fn send(&mut self, message: &[u8]) -> Result<bool, Error> {
+        let slot = self.reserve(message.len())?;
+        Ok(slot
+            .map(|slot| {
+                slot.write(0, message);
+                slot.commit();
+            })
+            .is_some())
+    }
+
+    /// Rings if the consumer sleeps, and the first time in any case: to be called after messages are written, once for many
+    /// of them. Returns whether it did. Where ringing fails, the next call rings.
+    pub fn wake(&mut self, bell: &impl Bell) -> io::Result<bool> {
+        self.0.wake(bell)
+    }
+
+    /// Sleeps until there is room for a message of `len` bytes, or the deadline is over: returns which. Rings first, as
+    /// [`Self::wake`] does.
+    pub fn wait(&mut self, len: usize, bell: &impl Bell, deadline: Instant) -> io::Result<bool> {
+        let has_room = |end: &mut End<'_>| Ok(end.room(len)?.is_some());
+        self.0.wait(bell, deadline, has_room)
+    }
+}
+
+/// Room for a message. Dropped, it is given back.
+#[derive(Debug)]
+pub struct Slot<'r, 'a> {
+    end: &'r mut End<'a>,
+    /// Where in the data the record begins.
+    at: usize,
+    /// The bytes before it that are left out.
+    skipped: usize,
+    len: usize,
+}
+
+impl Slot<'_, '_> {
+    /// The message in words of eight bytes, to be written by relaxed stores. The last may be longer than the message.
+    pub fn words(&self) -> &[AtomicU64] {
+        self.end.place.words(self.at, self.len)
+    }
+
+    /// Copies bytes to a part of the message.
+    ///
+    /// # Panics
+    ///
+    /// If the message has no such part.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at <= self.len && bytes.len() <= self.len - at);
+        let mapping = self.end.place.mapping;
+        mapping.write(self.offset() + at, bytes);
+    }
+
+    /// Where in the mapping the message begins, for a call that writes there.
+    pub fn offset(&self) -> usize {
+        self.end.place.start + DATA + self.at + LENGTH
+    }
+
+    /// Gives the message to the consumer.
+    pub fn commit(self) {
+        let len = self.len;
+        self.commit_first(len);
+    }
+
+    /// Gives the consumer the first `len` bytes as the message.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than there was room taken for.
+    pub fn commit_first(self, len: usize) {
+        assert!(len <= self.len);
+        let end = self.end;
+        let place = &end.place;
+        if self.skipped > 0 {
+            let at = place.at(end.written);
+            place.word(DATA + at).store(SKIP, Ordering::Relaxed);
+        }
+        let length = place.word(DATA + self.at);
+        length.store(len as u64, Ordering::Relaxed);
+        let record = (LENGTH + len).next_multiple_of(LINE);
+        end.written = end.written.wrapping_add((self.skipped + record) as u64);
+        // Release: who sees the number sees the message.
+        place.word(WRITTEN).store(end.written, Ordering::Release);
+    }
+}
+
+/// The side that reads.
+#[derive(Debug)]
+pub struct Consumer<'a>(End<'a>);
+
+impl<'a> Consumer<'a> {
+    /// Begins to read from a ring, after what was read from it before. There must be no other that does.
+    pub fn attach(mapping: &'a Mapping, range: Range<usize>) -> Result<Self, Error> {
+        End::attach(mapping, range, [CONSUMER_SLEEPS, PRODUCER_SLEEPS]).map(Self)
+    }
+
+    /// The bytes of the longest message that the ring can have.
+    pub fn longest(&self) -> usize {
+        longest(self.0.place.capacity)
+    }
+
+    /// Looks at the next message; `None` while there is none.
+    #[allow(clippy::should_implement_trait)] // an iterator's items do not borrow from it
+    pub fn next(&mut self) -> Result<Option<Message<'_, 'a>>, Error> {
+        let found = self.0.find()?;
+        Ok(found.map(|(at, len)| Message {
+            end: &mut self.0,
+            at,
+            len,
+        }))
+    }
+
+    /// Copies the next message out.
+    pub fn receive(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.next()?.map(|message| {
+            let bytes = message.to_vec();
+            message.release();
+            bytes
+        }))
+    }
+
+    /// Rings if the producer sleeps, and the first time in any case: to be called after messages are released, once for
+    /// many of them. Returns whether it did. Where ringing fails, the next call rings.
+    pub fn wake(&mut self, bell: &impl Bell) -> io::Result<bool> {
+        self.0.wake(bell)
     }
 
     /// Sleeps until there is a message, or the deadline is over: returns which. Rings first, as [`Self::wake`] does.
     pub fn wait(&mut self, bell: &impl Bell, deadline: Instant) -> io::Result<bool> {
-        let flags = [CONSUMER_SLEEPS, PRODUCER_SLEEPS].map(|flag| self.place.word(flag));
-        sleep_until(flags, bell, deadline, || Ok(self.next()?.is_some()))
+        let has_message = |end: &mut End<'_>| Ok(end.find()?.is_some());
+        self.0.wait(bell, deadline, has_message)
     }
 }
 
 /// A message where the producer has written it. Dropped, it is still the next one.
 #[derive(Debug)]
 pub struct Message<'r, 'a> {
-    consumer: &'r mut Consumer<'a>,
+    end: &'r mut End<'a>,
     /// Where in the data the record begins.
     at: usize,
     len: usize,
@@ -487,27 +572,26 @@ impl Message<'_, '_> {
 
     /// The message in words of eight bytes, to be read by relaxed loads. The last may be longer than the message.
     pub fn words(&self) -> &[AtomicU64] {
-        self.consumer.place.words(self.at, self.len)
+        self.end.place.words(self.at, self.len)
     }
 
     /// Copies it out.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.consumer.place.mapping.read(self.offset(), self.len)
+        self.end.place.mapping.read(self.offset(), self.len)
     }
 
     /// Where in the mapping it begins, for a call that reads there.
     pub fn offset(&self) -> usize {
-        self.consumer.place.start + DATA + self.at + LENGTH
+        self.end.place.start + DATA + self.at + LENGTH
     }
 
     /// Gives its room back to the producer.
     pub fn release(self) {
-        let consumer = self.consumer;
+        let end = self.end;
         let record = (LENGTH + self.len).next_multiple_of(LINE);
-        consumer.read = consumer.read.wrapping_add(record as u64);
+        end.read = end.read.wrapping_add(record as u64);
         // Release: what was loaded from the message was loaded before its room is written to.
-        let read = consumer.place.word(READ);
-        read.store(consumer.read, Ordering::Release);
+        end.place.word(READ).store(end.read, Ordering::Release);
     }
 }
 
@@ -558,49 +642,6 @@ impl Bell for Nap {
         std::thread::sleep(self.0.min(limit));
         Ok(())
     }
-}
-
-/// Rings if the other side has said that it sleeps.
-fn wake(sleeps: &AtomicU64, bell: &impl Bell) -> io::Result<bool> {
-    // Between one's own number and the other's flag, as there is one between these on the other side: so at least
-    // one of the two sees what the other has stored.
-    fence(Ordering::SeqCst);
-    if sleeps.load(Ordering::Relaxed) == 0 {
-        return Ok(false);
-    }
-    sleeps.store(0, Ordering::Relaxed);
-    bell.ring()?;
-    Ok(true)
-}
-
-/// Sleeps from bell to bell until something is so, or the deadline is over: returns which.
-///
-/// The other side is rung first, so that not both sleep: one that rings for many messages at a time may not have rung yet.
-fn sleep_until(
-    [sleeps, other_sleeps]: [&AtomicU64; 2],
-    bell: &impl Bell,
-    deadline: Instant,
-    mut is_so: impl FnMut() -> io::Result<bool>,
-) -> io::Result<bool> {
-    if is_so()? {
-        return Ok(true);
-    }
-    wake(other_sleeps, bell)?;
-    let found = loop {
-        sleeps.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        // Again, as the other side may have looked at the flag before it was set.
-        if is_so()? {
-            break true;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break false;
-        }
-        bell.sleep(left)?;
-    };
-    sleeps.store(0, Ordering::Relaxed);
-    Ok(found)
 }
 
 #[cfg(test)]

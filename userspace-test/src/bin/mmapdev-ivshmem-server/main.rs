@@ -59,6 +59,9 @@ fn serve(options: &Options) -> io::Result<()> {
     let mut had_some = false;
     loop {
         let has_some = server.step()? > 0;
+        if let Some(error) = server.take_refusal() {
+            eprintln!("mmapdev-ivshmem-server: a client was refused: {error}");
+        }
         if options.once && had_some && !has_some {
             return Ok(());
         }

@@ -124,7 +124,7 @@ fn shares(mapping: &Mapping) -> io::Result<Vec<(&'static str, u64)>> {
 /// What smaps says in each of some states of the mappings of a file.
 fn states(file: impl AsFd) -> io::Result<Vec<Vec<(&'static str, u64)>>> {
     let mut states = Vec::new();
-    let one = Mapping::shared(&file, SIZE)?;
+    let mut one = Mapping::shared(&file, SIZE)?;
     states.push(shares(&one)?);
     one.touch_write(0, SIZE, 1);
     states.push(shares(&one)?);
@@ -199,7 +199,7 @@ fn status() -> io::Result<()> {
         }
         io::Result::Ok(())
     };
-    let mapping = Mapping::shared(&device, SIZE)?;
+    let mut mapping = Mapping::shared(&device, SIZE)?;
     mapping.touch_write(0, SIZE, 1);
     assert_more([SIZE, SIZE, 0, 0])?;
     let private = Mapping::new(&device, SIZE, READ_WRITE, MapFlags::PRIVATE, 0)?;
@@ -225,7 +225,7 @@ fn end() -> io::Result<()> {
     let map_everything = || -> io::Result<Vec<Mapping>> {
         let whole = Mapping::shared(Device::open()?, SIZE)?;
         whole.touch_write(0, SIZE, 1);
-        let holed = Mapping::shared(&device, SIZE)?;
+        let mut holed = Mapping::shared(&device, SIZE)?;
         holed.touch_read(0, SIZE);
         holed.unmap(3 * PAGE, 5 * PAGE)?;
         let moved = holed.move_leaving(HUGE_PAGE, HUGE_PAGE)?;

@@ -427,7 +427,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     Test::with("pointers_to_nowhere_are_efault", TWO, || {
         let control = Control::open()?;
-        let memory = Mapping::anonymous(2 * PAGE)?;
+        let mut memory = Mapping::anonymous(2 * PAGE)?;
         memory.unmap(PAGE, PAGE)?;
         for request in REQUESTS {
             for address in [

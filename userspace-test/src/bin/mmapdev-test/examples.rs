@@ -25,6 +25,12 @@ pub(crate) const TESTS: &[Test] = &[
             "stored 42, read 42\nwrote 43, loaded 43\n",
         )
     }),
+    Test::with("the_example_of_a_ring_works", ONE, || {
+        says(
+            "example-ring-rs",
+            "10000 of 10000 messages as they were sent, 0 bytes copied\n",
+        )
+    }),
     Test::with_debian("the_example_in_python_works", ONE, || {
         python("share.py", "sum 10 copied 0\nsum 10 copied 4096\n")
     }),

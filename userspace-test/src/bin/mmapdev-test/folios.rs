@@ -155,7 +155,7 @@ fn window_in_device() -> io::Result<()> {
     let device = full_device()?;
     let start = SIZE - LEN / 2;
     for is_write in [false, true] {
-        let mapping = Mapping::new(&device, LEN, READ_WRITE, MapFlags::SHARED, start as u64)?;
+        let mut mapping = Mapping::new(&device, LEN, READ_WRITE, MapFlags::SHARED, start as u64)?;
         // At an address where the end of the device is no end of a window.
         let mut others = Vec::new();
         let target = loop {

@@ -230,7 +230,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     Test::with("bad_pointers_are_efault", LARGE, || {
         let device = touched()?;
-        let memory = Mapping::anonymous(3 * PAGE)?;
+        let mut memory = Mapping::anonymous(3 * PAGE)?;
         memory.unmap(PAGE, PAGE)?;
         let gap = memory.address(PAGE);
         for request in REQUESTS {

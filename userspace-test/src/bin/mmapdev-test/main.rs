@@ -232,7 +232,9 @@ fn main() {
     };
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
-        leaks::begin().expect("a kernel with kmemleak");
+        if !arguments.list {
+            leaks::begin().expect("a kernel with kmemleak");
+        }
         &[
             ("kunit", kunit::TESTS),
             ("allocations", allocations::TESTS),
@@ -250,7 +252,8 @@ fn main() {
         &[]
     };
     // The rig runs those that need it in a guest of their own, and allocations that fail, which take as long as all
-    // others, at the same time in another.
+    // others, at the same time in another; of those that need a machine of their own it wants no others there.
+    let only = std::env::var("AREA").unwrap_or_default();
     let debian = std::env::var("DEBIAN");
     let allocations = std::env::var("ALLOCATIONS");
     let trials = areas
@@ -269,6 +272,7 @@ fn main() {
             Ok("none") => !test.needs_debian,
             _ => true,
         })
+        .filter(|(area, _)| area.starts_with(&only))
         .filter(|(area, _)| match allocations.as_deref() {
             Ok("only") => ["allocations", "leaks"].contains(area),
             Ok("none") => *area != "allocations",
@@ -281,6 +285,11 @@ fn main() {
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     show_slowest();
+    let ran = conclusion.num_passed + conclusion.num_failed + conclusion.num_ignored;
+    if ran == 0 && !arguments.list {
+        eprintln!("There is no such test here.");
+        std::process::exit(1);
+    }
     conclusion.exit();
 }
 

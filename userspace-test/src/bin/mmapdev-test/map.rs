@@ -551,7 +551,7 @@ fn unmap_middle() -> io::Result<()> {
     // Within the first huge page, and across the border of the two.
     let holes = [40..44, 510..514];
     let device = Device::open()?;
-    let mapping = numbered(&device)?;
+    let mut mapping = numbered(&device)?;
     for hole in &holes {
         mapping.unmap(hole.start * PAGE, hole.len() * PAGE)?;
     }
@@ -823,7 +823,7 @@ fn lock() -> io::Result<()> {
 fn lock_when_made() -> io::Result<()> {
     let device = Device::open()?;
     let flags = MapFlags::SHARED | MapFlags::LOCKED;
-    let mapping = Mapping::new(&device, SIZE, READ_WRITE, flags, 0)?;
+    let mut mapping = Mapping::new(&device, SIZE, READ_WRITE, flags, 0)?;
     assert_eq!(smaps::of(mapping.address(0))?["Locked"], SIZE as u64);
     assert_no_more_faults(&device, &mapping)?;
     // Taken apart while it is locked.

@@ -748,7 +748,7 @@ pub(crate) const TESTS: &[Test] = &[
         NONE,
         || {
             let device = open(&large(), MEMORY)?;
-            let mapping = Mapping::shared_aligned(&device, 2 * GIB, GIB)?;
+            let mut mapping = Mapping::shared_aligned(&device, 2 * GIB, GIB)?;
             mapping.store(5, 1);
             mapping.protect(3 * PAGE, PAGE, MprotectFlags::READ)?;
             let at = mapping.address(3 * PAGE);
@@ -757,7 +757,7 @@ pub(crate) const TESTS: &[Test] = &[
             mapping.unmap(GIB - PAGE, 2 * PAGE)?;
             mapping.store(GIB + PAGE, 3);
             assert_eq!((mapping.load(5), mapping.load(4 * PAGE)), (1, 2));
-            let whole = Mapping::shared_aligned(&device, 2 * GIB, GIB)?;
+            let mut whole = Mapping::shared_aligned(&device, 2 * GIB, GIB)?;
             whole.store(7, 4);
             let moved = whole.move_onto(0, GIB, Mapping::shared(&device, GIB)?)?;
             assert_eq!((moved.load(5), moved.load(7)), (1, 4));

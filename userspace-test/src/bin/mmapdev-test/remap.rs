@@ -205,7 +205,7 @@ fn move_parts() -> io::Result<()> {
             Mapping::new(&device, len, READ_WRITE, MapFlags::SHARED, 0)?,
         ];
         for target in targets {
-            let mapping = Mapping::shared(&device, SIZE)?;
+            let mut mapping = Mapping::shared(&device, SIZE)?;
             mapping.touch_read(0, SIZE);
             target.touch_read(0, len);
             let moved = mapping.move_onto(offset, len, target)?;
@@ -259,7 +259,7 @@ fn move_private() -> io::Result<()> {
     let (device, memfd) = (Device::open()?, memfd()?);
     for file in [device.as_fd(), memfd.as_fd()] {
         numbered(file)?;
-        let mapping = Mapping::new(file, SIZE, READ_WRITE, MapFlags::PRIVATE, 0)?;
+        let mut mapping = Mapping::new(file, SIZE, READ_WRITE, MapFlags::PRIVATE, 0)?;
         mapping.touch_read(0, SIZE);
         mapping.word(41 * PAGE).store(5, Ordering::SeqCst);
         let moved = mapping.move_leaving(40 * PAGE, 4 * PAGE)?;

@@ -2,21 +2,23 @@
 
 //! The ring of messages over a device: two processes, of which neither trusts the other, and no copy between them.
 
-use crate::{assert_errno, Test};
-use mmapdev_userspace::abi::Counters;
+use crate::{assert_errno, wait_for, Test};
 use mmapdev_userspace::child::{Child, Outcome};
-use mmapdev_userspace::control::Control;
-use mmapdev_userspace::device::Device;
+use mmapdev_userspace::control::{self, Control};
+use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::message_ring::{create, Bell, Consumer, Error, Producer};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::{slowness, KIB, MIB};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process;
 use rustix::time::{clock_gettime, ClockId};
+use std::fs::File;
 use std::io;
 use std::iter;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -27,16 +29,28 @@ pub(crate) const TESTS: &[Test] = &[
     Test::with(
         "a_ring_between_two_processes_keeps_every_byte",
         SMALL,
-        || keeps_every_byte(0..MIB, 8 * MIB),
+        || keeps_every_byte(device::FIRST, 0..MIB, 8 * MIB),
     ),
     Test::with(
         "a_ring_in_a_huge_page_keeps_every_byte",
         HUGE,
         // Across two of them.
-        || keeps_every_byte(MIB..3 * MIB, 8 * MIB),
+        || keeps_every_byte(device::FIRST, MIB..3 * MIB, 8 * MIB),
+    ),
+    Test::with(
+        "a_ring_in_a_device_of_a_file_keeps_every_byte",
+        "devices=0",
+        || {
+            let mut options = File::options();
+            let options = options.read(true).write(true).create(true).truncate(true);
+            let file = options.open("/mnt/disk/mmapdev-ring")?;
+            file.set_len(MIB as u64)?;
+            Control::open()?.create(control::file("ring", &file, 0, 0)?)?;
+            keeps_every_byte(control::node("ring"), 0..MIB, 8 * MIB)
+        },
     ),
     Test::with("a_ring_of_few_lines_keeps_every_byte", SMALL, || {
-        keeps_every_byte(0..1024, 256 * KIB)
+        keeps_every_byte(device::FIRST, 0..1024, 256 * KIB)
     }),
     Test::with("two_rings_in_one_device_are_a_dialogue", SMALL, || {
         const TURNS: u64 = 2000;
@@ -50,7 +64,7 @@ pub(crate) const TESTS: &[Test] = &[
                 let mut questions = Consumer::attach(&mapping, there.clone())?;
                 let mut answers = Producer::attach(&mapping, back.clone())?;
                 for _ in 0..TURNS {
-                    assert!(questions.wait(&bell, far())?);
+                    assert!(questions.wait(&Prompt(&bell), far())?);
                     let question = questions.receive()?.expect("a question");
                     assert!(answers.send(&question)?);
                     answers.wake(&bell)?;
@@ -65,7 +79,7 @@ pub(crate) const TESTS: &[Test] = &[
         for turn in 0..TURNS {
             assert!(questions.send(&turn.to_ne_bytes())?);
             questions.wake(&bell)?;
-            assert!(answers.wait(&bell, far())?);
+            assert!(answers.wait(&Prompt(&bell), far())?);
             assert_eq!(answers.receive()?.as_deref(), Some(&turn.to_ne_bytes()[..]));
         }
         child.join();
@@ -76,6 +90,8 @@ pub(crate) const TESTS: &[Test] = &[
         let (bell, mapping) = open(MIB)?;
         create(&mapping, 0..MIB)?;
         let mut consumer = Consumer::attach(&mapping, 0..MIB)?;
+        assert!(consumer.wake(&bell)?, "being new");
+        let before = bell.counters()?.events;
         let child = Child::run(|| {
             let send = || -> io::Result<bool> {
                 let (bell, mapping) = open(MIB)?;
@@ -91,7 +107,8 @@ pub(crate) const TESTS: &[Test] = &[
         let (waited, computed) = (begun.elapsed(), cpu_time() - computed);
         assert_eq!(consumer.receive()?.as_deref(), Some(&b"late"[..]));
         assert_eq!(child.join(), [1], "the bell was rung");
-        assert_eq!(bell.counters()?.events, 1, "once");
+        assert_eq!(bell.counters()?.events - before, 1, "once");
+        assert!(waited < PAUSE + soon(), "{waited:?}");
         // Where it did not sleep, the two are the same.
         assert!(computed < waited / 4, "{computed:?} of {waited:?}");
         Ok(())
@@ -101,6 +118,8 @@ pub(crate) const TESTS: &[Test] = &[
         create(&mapping, 0..MIB)?;
         let mut producer = Producer::attach(&mapping, 0..MIB)?;
         let mut consumer = Consumer::attach(&mapping, 0..MIB)?;
+        assert!(producer.wake(&bell)? && consumer.wake(&bell)?, "being new");
+        let before = bell.counters()?.events;
         for number in 0..10_000u64 {
             assert!(producer.send(&number.to_ne_bytes())?);
             assert!(!producer.wake(&bell)?);
@@ -108,9 +127,48 @@ pub(crate) const TESTS: &[Test] = &[
             assert!(consumer.receive()?.is_some());
             assert!(!consumer.wake(&bell)?);
         }
-        assert_eq!(bell.counters()?.events, 0);
+        assert_eq!(bell.counters()?.events, before);
         Ok(())
     }),
+    Test::with(
+        "who_is_killed_before_it_rings_has_a_successor_that_does",
+        SMALL,
+        || {
+            /// Where the consumer says that it sleeps, by the library's text.
+            const CONSUMER_SLEEPS: usize = 384;
+            let (bell, mapping) = open(MIB)?;
+            create(&mapping, 0..MIB)?;
+            let consumer = Child::run(|| {
+                let consume = || -> io::Result<()> {
+                    let (bell, mapping) = open(MIB)?;
+                    let mut consumer = Consumer::attach(&mapping, 0..MIB)?;
+                    // So that it is not woken by itself.
+                    consumer.wake(&bell)?;
+                    bell.take_events()?;
+                    assert!(consumer.wait(&Prompt(&bell), far())?);
+                    assert_eq!(consumer.receive()?.as_deref(), Some(&b"last words"[..]));
+                    Ok(())
+                };
+                consume().expect("consumes");
+                Vec::new()
+            })?;
+            let sleeps = mapping.word(CONSUMER_SLEEPS);
+            wait_for(sleeps, 1);
+            let killed = Child::run(|| {
+                let mut producer = Producer::attach(&mapping, 0..MIB).expect("the ring");
+                producer.send(b"last words").expect("room");
+                producer.wake(&Fatal).expect("does not come to that");
+                Vec::new()
+            })?;
+            assert_eq!(killed.wait(None)?, Outcome::Killed(9));
+            // The consumer sleeps, and nobody could know.
+            assert_eq!(sleeps.load(Ordering::SeqCst), 0);
+            let mut successor = Producer::attach(&mapping, 0..MIB)?;
+            assert!(successor.wake(&bell)?);
+            consumer.join();
+            Ok(())
+        },
+    ),
     Test::with("a_consumer_that_is_killed_has_a_successor", SMALL, || {
         const MESSAGES: u64 = 2000;
         let (bell, mapping) = open(MIB)?;
@@ -122,7 +180,7 @@ pub(crate) const TESTS: &[Test] = &[
                     let (bell, mapping) = open(MIB)?;
                     let mut consumer = Consumer::attach(&mapping, 0..16 * KIB)?;
                     for number in from..MESSAGES {
-                        assert!(consumer.wait(&bell, far())?);
+                        assert!(consumer.wait(&Prompt(&bell), far())?);
                         let message = consumer.next()?.expect("a message");
                         assert_eq!(message.to_vec(), number.to_ne_bytes());
                         if number == MESSAGES / 2 && from == 0 {
@@ -246,6 +304,43 @@ pub(crate) const TESTS: &[Test] = &[
     ),
 ];
 
+/// A bell at which somebody who sleeps is rung: where nobody rings, the sleep must not end well with the time.
+pub(crate) struct Prompt<'a, B>(pub(crate) &'a B);
+
+impl<B: Bell> Bell for Prompt<'_, B> {
+    fn ring(&self) -> io::Result<()> {
+        self.0.ring()
+    }
+
+    fn sleep(&self, limit: Duration) -> io::Result<()> {
+        let begun = Instant::now();
+        self.0.sleep(limit)?;
+        assert!(begun.elapsed() < limit, "nobody has rung for {limit:?}");
+        Ok(())
+    }
+}
+
+/// A bell that kills who rings it.
+struct Fatal;
+
+impl Bell for Fatal {
+    fn ring(&self) -> io::Result<()> {
+        Ok(process::kill_process(
+            process::getpid(),
+            process::Signal::KILL,
+        )?)
+    }
+
+    fn sleep(&self, _limit: Duration) -> io::Result<()> {
+        Err(Errno::NOTSUP.into())
+    }
+}
+
+/// As long as it may take, at most, until somebody runs who was rung.
+pub(crate) fn soon() -> Duration {
+    slowness() * Duration::from_secs(5)
+}
+
 /// Longer than anything takes.
 const LONG: Duration = Duration::from_secs(25);
 
@@ -259,7 +354,11 @@ fn errno_of(result: &io::Result<()>) -> Option<i32> {
 
 /// An open file of its own, and a mapping.
 fn open(len: usize) -> io::Result<(Device, Mapping)> {
-    let device = Device::open()?;
+    open_node(device::FIRST, len)
+}
+
+fn open_node(node: impl AsRef<Path>, len: usize) -> io::Result<(Device, Mapping)> {
+    let device = Device::open_with(node, OFlags::RDWR)?;
     let mapping = Mapping::shared(&device, len)?;
     Ok((device, mapping))
 }
@@ -269,21 +368,25 @@ pub(crate) fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Messages of all lengths, from one process to another, through a ring in this range of the device.
-fn keeps_every_byte(range: Range<usize>, total: usize) -> io::Result<()> {
-    let (bell, mapping) = open(range.end)?;
+/// The bytes that calls have copied out of a device, and into it.
+pub(crate) fn copied(device: &Device) -> io::Result<u64> {
+    let counters = device.counters()?;
+    Ok(counters.bytes_read + counters.bytes_written)
+}
+
+/// Messages of all lengths, from one process to another, through a ring in this range of a device.
+fn keeps_every_byte(node: impl AsRef<Path>, range: Range<usize>, total: usize) -> io::Result<()> {
+    let (bell, mapping) = open_node(&node, range.end)?;
     create(&mapping, range.clone())?;
-    let before = bell.counters()?;
+    let before = copied(&bell)?;
     let child = Child::run(|| {
-        let (bell, mapping) = open(range.end).expect("the device");
+        let (bell, mapping) = open_node(&node, range.end).expect("the device");
         produce(&mapping, range.clone(), &bell, total).expect("produces");
         Vec::new()
     })?;
     consume(&mapping, range, &bell, total)?;
     child.join();
-    let after = bell.counters()?;
-    let copied = |counters: &Counters| counters.bytes_read + counters.bytes_written;
-    assert_eq!(copied(&after), copied(&before), "no kernel copied any");
+    assert_eq!(copied(&bell)?, before, "no kernel copied any");
     Ok(())
 }
 
@@ -294,6 +397,7 @@ pub(crate) fn produce(
     bell: &impl Bell,
     total: usize,
 ) -> io::Result<()> {
+    let bell = &Prompt(bell);
     let mut producer = Producer::attach(mapping, range)?;
     for (len, mut content) in messages(producer.longest(), total) {
         assert!(producer.wait(len, bell, far())?);
@@ -314,6 +418,7 @@ pub(crate) fn consume(
     bell: &impl Bell,
     total: usize,
 ) -> io::Result<()> {
+    let bell = &Prompt(bell);
     let mut consumer = Consumer::attach(mapping, range)?;
     for (number, (len, mut content)) in messages(consumer.longest(), total).enumerate() {
         assert!(consumer.wait(bell, far())?, "message {number} never came");

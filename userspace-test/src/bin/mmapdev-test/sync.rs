@@ -70,7 +70,7 @@ pub(crate) const TESTS: &[Test] = &[
         let memfd = memfd_create("model", MemfdFlags::CLOEXEC)?;
         ftruncate(&memfd, 4 * MIB as u64)?;
         for file in [device.as_fd(), memfd.as_fd()] {
-            let mapping = Mapping::shared(file, MIB)?;
+            let mut mapping = Mapping::shared(file, MIB)?;
             mapping.touch_write(0, MIB, 1);
             mapping.unmap(64 * KIB, PAGE)?;
             let error = mapping.sync().expect_err("a gap");

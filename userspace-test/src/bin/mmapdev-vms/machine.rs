@@ -320,3 +320,52 @@ impl Bell for Counted<'_> {
         self.machines.sleep(limit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{adds_up, fill, is_right, WORDS_A_LINE};
+    use std::iter;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const WORDS: usize = 16 * WORDS_A_LINE;
+
+    /// A message in memory, as it is made.
+    fn message(number: u64) -> Vec<AtomicU64> {
+        let words: Vec<AtomicU64> = iter::repeat_with(AtomicU64::default).take(WORDS).collect();
+        fill(&words, number);
+        words
+    }
+
+    #[test]
+    fn a_message_is_the_one_that_was_made_and_no_other() {
+        for check in [is_right, adds_up] {
+            for number in 0..100 {
+                let words = message(number);
+                assert!(check(&words, number));
+                assert!(!check(&words, number + 1));
+            }
+        }
+    }
+
+    #[test]
+    fn one_bit_of_any_word_that_changed_is_found() {
+        let words = message(7);
+        for check in [is_right, adds_up] {
+            for (at, word) in words.iter().enumerate() {
+                let bit = 1 << (at % 64);
+                word.fetch_xor(bit, Ordering::Relaxed);
+                assert!(!check(&words, 7), "word {at}");
+                word.fetch_xor(bit, Ordering::Relaxed);
+            }
+            assert!(check(&words, 7));
+        }
+    }
+
+    #[test]
+    fn words_that_changed_places_are_found() {
+        let words = message(7);
+        let (one, other) = (words[0].load(Ordering::Relaxed), &words[WORDS_A_LINE]);
+        words[0].store(other.swap(one, Ordering::Relaxed), Ordering::Relaxed);
+        assert!(!is_right(&words, 7));
+    }
+}
