@@ -6,6 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 mkdir -p "$GUEST/untraced"
+take_lock "$GUEST/untraced/lock" "another run builds the module in this folder: waiting for it"
 progress "a module without tracepoints" "$BUILD/log/untraced${TREE:+-$TREE}.log" \
     "$QEMU_DIR/kbuild.sh" . "${GUEST#"$CHECKOUT/"}/untraced" TRACEPOINTS_LEFT_OUT=1 \
     "KRUSTFLAGS=--cfg tracepoints_left_out" modules

@@ -9,6 +9,7 @@ quiet=--quiet
 if [[ ! -d $BUILD/target ]]; then quiet=; fi # the first time takes a minute, and shows what it does
 "$QEMU_DIR/cargo.sh" build --locked --release --bins --examples $quiet
 mkdir -p "$BUILD/bin"
+take_lock "$BUILD/bin.lock" "another run builds the programs in this folder: waiting for it"
 cd "$BUILD/target/x86_64-unknown-linux-gnu/release"
 # c_program NAME SOURCE: for 64 bits, and for 32 as NAME-32.
 c_program() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs the tests on the sanitizer kernel: debug.sh [NAME]; without one in two guests, one of them for allocations that
-# fail. What it is built with needs memory and makes all slower,
+# Runs the tests on the sanitizer kernel: debug.sh [NAME]; without one two guests at a time, one of them for all that are not
+# about allocations that fail, PCI devices or two machines. What it is built with needs memory and makes all slower,
 # so the guest has more of the one, and the tests have more time. Two tools have no place to stand on there: they
 # need parts of a kernel that would take its build beyond what it may take. Pages are overwritten when they are freed,
 # for which test.sh has the reason, and needs a second guest.
@@ -26,16 +26,20 @@ if (($#)); then
     [[ $ran ]] || die "no test that runs on this kernel has \"$*\" in its name"
     exit
 fi
-# A test has one CPU busy: two guests take half the time.
+# A test has one CPU busy: two guests at a time take half the time.
 mkdir -p "$BUILD/log"
-other=$BUILD/log/test-debug-allocations.txt
-tests test-debug-allocations ALLOCATIONS=only mmapdev-test >"$other" 2>&1 &
+others=$BUILD/log/test-debug-others.txt
+(
+    status=0
+    tests test-debug-allocations ALLOCATIONS=only mmapdev-test || status=$?
+    "$QEMU_DIR/pci.sh" || status=$?
+    "$QEMU_DIR/vms.sh" test || status=$?
+    exit $status
+) >"$others" 2>&1 &
 trap 'kill $! 2>/dev/null || true' EXIT
 status=0
 tests test-debug ALLOCATIONS=none mmapdev-test || status=$?
 wait $! || status=$?
 trap - EXIT
-cat "$other"
-"$QEMU_DIR/pci.sh" || status=$?
-"$QEMU_DIR/vms.sh" test || status=$?
+cat "$others"
 exit $status
