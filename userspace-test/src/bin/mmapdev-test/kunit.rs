@@ -13,13 +13,14 @@ const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
 const RESULTS: &str = "/sys/kernel/debug/kunit";
 
 /// One for each file that has a suite.
-const SUITES: [&str; 7] = [
+const SUITES: [&str; 8] = [
     "abstractions_debugfs",
     "abstractions_folio",
     "abstractions_misc_device",
     "abstractions_page_cache",
     "abstractions_per_cpu_counters",
     "abstractions_pseudo_fs",
+    "abstractions_rw_semaphore",
     "mmapdev_budget",
 ];
 

@@ -9,7 +9,7 @@ use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::{memory, smaps, HUGE_PAGE, KIB, MIB, PAGE};
+use mmapdev_userspace::{memory, slowness, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{Advice, MapFlags};
@@ -720,8 +720,9 @@ fn destroy_and_resize() -> io::Result<()> {
 
 /// Created and destroyed by some processes at once, opened, written to and touched in between.
 fn ten_thousand() -> io::Result<()> {
-    const EACH: usize = 2500;
     const WORKERS: usize = 4;
+    // (As long on a kernel that is slow, which finds mistakes in fewer.)
+    let each = 2500 / slowness() as usize;
     let module = Loaded::with(NONE)?;
     let cycle = |worker: usize, count: usize| -> io::Result<()> {
         let control = Control::open()?;
@@ -766,7 +767,7 @@ fn ten_thousand() -> io::Result<()> {
     let cached = memory::vmstat("nr_file_pages")?;
     let workers = (0..WORKERS)
         .map(|worker| {
-            Child::run(move || match cycle(worker, EACH) {
+            Child::run(move || match cycle(worker, each) {
                 Ok(()) => Vec::new(),
                 Err(error) => error.to_string().into_bytes(),
             })
