@@ -242,18 +242,48 @@ impl DeviceMemory {
 
     /// Takes the memory out of all mappings, and gives it back; from then on there is no access to it. Sleeps.
     ///
-    /// Returns once nobody has access. `guard` must be of its own address space, or nothing is done.
+    /// Returns once nobody has access; where somebody maps it that takes up to some seconds. `guard` must be of its own
+    /// address space, or nothing is done.
     pub(crate) fn revoke(&self, guard: &WriteGuard<'_>) {
         if !guard.is_of(&self.cache) {
             return;
         }
         let lock = guard.lock_against_faults();
-        // SAFETY: The address space is alive. A length of 0 means all.
-        unsafe { bindings::unmap_mapping_range(self.cache.as_raw(), 0, 0, 1) };
         // SAFETY: The lock is held exclusively.
         let before = core::mem::replace(unsafe { &mut *self.state.get() }, State::Revoked);
+        if matches!(before, State::Revoked) {
+            return;
+        }
+        self.unmap();
         drop(lock);
+        // A task that forks may have an entry in its hands: `copy_huge_pmd()` reads one of page frames that are no pages
+        // without a lock, and puts it into the child's table under that of the table, without a second look. A child whose
+        // table was gone through in between has the memory still. There is no sleep in between, so that an entry that
+        // was read before is where it is to be found once all tasks that were in the kernel are through, also those that
+        // were preempted there. No touch makes an entry any more.
+        //
+        // (What is left is a child of such a child: forked in the moment in which this goes through its parent's table for the
+        // second time, and cut off between the same two steps again.)
+        if self.is_mapped() {
+            // SAFETY: Has no requirements but that this may sleep.
+            unsafe { helpers::abstractions_helper_synchronize_kernel_code() };
+            let lock = guard.lock_against_faults();
+            self.unmap();
+            drop(lock);
+        }
+        // Only now somebody else may have the addresses, or the device sleep.
         drop(before);
+    }
+
+    fn unmap(&self) {
+        // SAFETY: The address space is alive. A length of 0 means all.
+        unsafe { bindings::unmap_mapping_range(self.cache.as_raw(), 0, 0, 1) };
+    }
+
+    /// Returns whether there is any mapping of a file that has this address space.
+    fn is_mapped(&self) -> bool {
+        // SAFETY: The address space is alive.
+        unsafe { helpers::abstractions_helper_mapping_mapped(self.cache.as_raw()) }
     }
 
     fn close(&self) {

@@ -337,8 +337,8 @@ void abstractions_helper_revert_creds(const struct cred *cred)
 	revert_creds(cred);
 }
 
-/* Waits for all code that runs in an interrupt, or in a task and does not sleep. */
-void abstractions_helper_synchronize_completions(void)
+/* Waits for all code that runs in an interrupt, or in a task and does not sleep, preempted or not. */
+void abstractions_helper_synchronize_kernel_code(void)
 {
 	synchronize_rcu();
 #ifdef CONFIG_TASKS_RCU
@@ -528,6 +528,11 @@ void __iomem *abstractions_helper_ioremap(phys_addr_t start, size_t size, unsign
 	if (mode == ABSTRACTIONS_WRITE_COMBINING)
 		return ioremap_wc(start, size);
 	return ioremap(start, size);
+}
+
+bool abstractions_helper_mapping_mapped(struct address_space *mapping)
+{
+	return mapping_mapped(mapping);
 }
 
 void abstractions_helper_wmb(void)

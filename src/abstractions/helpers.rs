@@ -148,7 +148,7 @@ extern "C" {
         cred: *const bindings::cred,
     ) -> *const bindings::cred;
     pub(super) fn abstractions_helper_revert_creds(cred: *const bindings::cred);
-    pub(super) fn abstractions_helper_synchronize_completions();
+    pub(super) fn abstractions_helper_synchronize_kernel_code();
     pub(super) fn abstractions_helper_bvec_set_folio(
         bvec: *mut bindings::bio_vec,
         folio: *mut bindings::folio,
@@ -205,6 +205,8 @@ extern "C" {
         size: usize,
         mode: c_uint,
     ) -> *mut c_void;
+    pub(super) fn abstractions_helper_mapping_mapped(mapping: *mut bindings::address_space)
+        -> bool;
     pub(super) fn abstractions_helper_wmb();
 
     // pci_device.rs
