@@ -18,6 +18,7 @@
 //! each look at whether the memory is there and what is done with it then: an entry in a page table, or a copy from or
 //! to kernel memory. It is held exclusively to open, to close and to revoke.
 
+use super::device_span::{Piece, Span, Width};
 use super::folio::LockedFolio;
 use super::helpers;
 use super::page_cache::{
@@ -28,7 +29,7 @@ use super::pseudo_fs::PseudoMount;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use kernel::device::Bound;
-use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
+use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
@@ -63,8 +64,7 @@ pub(crate) enum Demand {
 #[pin_data]
 pub(crate) struct DeviceMemory {
     device: ARef<pci::Device>,
-    start: u64,
-    len: u64,
+    span: Span,
     state: UnsafeCell<State>,
     #[pin]
     cache: PageCache<NoPages>,
@@ -137,11 +137,11 @@ impl DeviceMemory {
         mount: Arc<PseudoMount>,
     ) -> Result<Arc<Self>> {
         let bar = *claim.bar();
+        let span = Span::new(bar.start(), bar.len(), PAGE_SHIFT).ok_or(EINVAL)?;
         let memory = Arc::pin_init(
             try_pin_init!(Self {
                 device: device.into(),
-                start: bar.start(),
-                len: bar.len(),
+                span,
                 state: UnsafeCell::new(State::Present {
                     users: 0,
                     window: None,
@@ -164,30 +164,12 @@ impl DeviceMemory {
 
     /// Returns how many bytes there are.
     pub(crate) fn len(&self) -> u64 {
-        self.len
+        self.span.len()
     }
 
-    /// Returns the number of the page frame of a page, of those that can be mapped.
-    pub(crate) fn frame_of(&self, index: usize) -> u64 {
-        (self.start >> PAGE_SHIFT) + index as u64
-    }
-
-    /// Returns whether there is a piece of `size` bytes, a power of two, at an address that is a multiple of that.
-    pub(crate) fn has_piece(&self, size: usize) -> bool {
-        let first = self.start.checked_next_multiple_of(size as u64);
-        first
-            .and_then(|first| first.checked_add(size as u64))
-            .is_some_and(|end| end <= self.start + self.len)
-    }
-
-    /// Returns how many whole pages can be mapped; none where what is in the page of a byte may be another device's.
-    pub(crate) fn pages(&self) -> usize {
-        let page = PAGE_SIZE as u64;
-        if self.start % page == 0 && self.len % page == 0 {
-            (self.len >> PAGE_SHIFT) as usize
-        } else {
-            0
-        }
+    /// Returns where it is.
+    pub(crate) fn span(&self) -> Span {
+        self.span
     }
 
     /// Opens the memory: wakes the device, and maps it for the kernel where nobody has it open. Sleeps.
@@ -333,9 +315,9 @@ impl Access<'_> {
         self.window.mode
     }
 
-    /// Returns how many pages can be mapped, see [`DeviceMemory::pages`].
+    /// Returns how many pages can be mapped, see [`Span::pages`].
     pub(crate) fn pages(&self) -> usize {
-        self.memory.pages()
+        self.memory.span.pages()
     }
 
     /// Returns the page frame of page `index`, if it is the memory that an address space has, and `2^order` pages around
@@ -346,14 +328,9 @@ impl Access<'_> {
         index: usize,
         order: u32,
     ) -> Option<usize> {
-        let size = 1usize << order;
-        let first = index & !(size - 1);
-        let frame = (self.memory.start >> PAGE_SHIFT) as usize + first;
-        let is_inside = first
-            .checked_add(size)
-            .is_some_and(|end| end <= self.memory.pages());
         let is_own = self.memory.cache.as_raw() == mapping;
-        (is_own && is_inside && frame % size == 0).then_some(frame)
+        let frame = self.memory.span.frame_in(index, order);
+        frame.filter(|_| is_own)
     }
 
     /// Returns the address of `len` bytes at an offset. Fails with `EINVAL` where they are not inside.
@@ -370,14 +347,16 @@ impl Access<'_> {
 
     /// Copies bytes out of the device.
     ///
-    /// 1, 2, 4 or 8 at a multiple of their number are one access of the device, of that width. More of memory that is
-    /// uncached are accesses of four bytes, with narrower ones at ends that are no multiple of four; of other memory they
-    /// are what the CPU copies fastest. Mirrors `readb()` and its relatives, and `memcpy_fromio()`.
+    /// 1, 2, 4 or 8 at a multiple of their number are one access of the device, of that width, where they are the whole of
+    /// what was asked for. More of memory that is uncached are accesses of four bytes, with narrower ones at ends that
+    /// are no multiple of four; of other memory they are what the CPU copies fastest. Mirrors `readb()` and its
+    /// relatives, and `memcpy_fromio()`.
     ///
     /// Fails with `EINVAL` where there are fewer. Does not sleep, but takes a time that is up to the device.
-    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result {
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8], piece: Piece) -> Result {
         let from = self.at(offset, bytes.len())?.cast_const();
-        if self.mode() != CacheMode::Uncached && Width::of(offset, bytes.len()).is_none() {
+        let one = one_access(offset, bytes.len(), piece);
+        if self.mode() != CacheMode::Uncached && one.is_none() {
             // SAFETY: By the invariant of `Window` there are as many bytes, and its lock is held.
             unsafe { bindings::memcpy_fromio(bytes.as_mut_ptr().cast(), from, bytes.len()) };
             return Ok(());
@@ -385,7 +364,7 @@ impl Access<'_> {
         let mut done = 0;
         while done < bytes.len() {
             let rest = &mut bytes[done..];
-            let width = Width::next(offset + done as u64, rest.len(), done);
+            let width = one.unwrap_or(Width::next(offset + done as u64, rest.len()));
             let from = from.wrapping_byte_add(done);
             let rest = &mut rest[..width as usize];
             // SAFETY: As above, and the address is a multiple of the width.
@@ -405,16 +384,17 @@ impl Access<'_> {
     /// Copies bytes into the device, by accesses as those of [`Self::read`].
     ///
     /// Fails with `EINVAL` where there is room for fewer.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result {
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], piece: Piece) -> Result {
         let to = self.at(offset, bytes.len())?;
-        if self.mode() != CacheMode::Uncached && Width::of(offset, bytes.len()).is_none() {
+        let one = one_access(offset, bytes.len(), piece);
+        if self.mode() != CacheMode::Uncached && one.is_none() {
             // SAFETY: By the invariant of `Window` there is as much room, and its lock is held.
             unsafe { bindings::memcpy_toio(to, bytes.as_ptr().cast(), bytes.len()) };
             return Ok(());
         }
         let mut done = 0;
         while done < bytes.len() {
-            let width = Width::next(offset + done as u64, bytes.len() - done, done);
+            let width = one.unwrap_or(Width::next(offset + done as u64, bytes.len() - done));
             let to = to.wrapping_byte_add(done);
             let mut value = [0; 8];
             value[..width as usize].copy_from_slice(&bytes[done..done + width as usize]);
@@ -434,37 +414,11 @@ impl Access<'_> {
     }
 }
 
-/// How many bytes one access has.
-#[derive(Clone, Copy)]
-enum Width {
-    One = 1,
-    Two = 2,
-    Four = 4,
-    Eight = 8,
-}
-
-impl Width {
-    /// Returns the width of the one access that these bytes are; `None` where they are not one.
-    fn of(offset: u64, len: usize) -> Option<Self> {
-        let width = match len {
-            1 => Self::One,
-            2 => Self::Two,
-            4 => Self::Four,
-            8 => Self::Eight,
-            _ => return None,
-        };
-        (offset % len as u64 == 0).then_some(width)
-    }
-
-    /// Returns the width of the next access of some bytes, of which `done` are done and `left` begin at `offset`.
-    fn next(offset: u64, left: usize, done: usize) -> Self {
-        match Self::of(offset, left) {
-            Some(Self::Eight) if done > 0 => Self::Four,
-            Some(width) => width,
-            None if offset % 2 != 0 || left < 2 => Self::One,
-            None if offset % 4 != 0 || left < 4 => Self::Two,
-            None => Self::Four,
-        }
+/// Returns the width of the one access that these bytes are, if they are one.
+fn one_access(offset: u64, len: usize, piece: Piece) -> Option<Width> {
+    match piece {
+        Piece::Whole => Width::of(offset, len),
+        Piece::Part => None,
     }
 }
 

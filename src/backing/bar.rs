@@ -9,6 +9,7 @@ use crate::abi;
 use crate::abstractions::device_memory::{
     flush_writes, CacheMode, Demand, DeviceMemory, OpenMemory,
 };
+use crate::abstractions::device_span::{Piece, Width};
 use crate::abstractions::file_operations::{is_open_for_sync, SyncRange};
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::sched;
@@ -78,10 +79,12 @@ impl Backing for BarBacking {
     ) -> Result<usize> {
         let (memory, wait) = (&device.backing().memory, may_wait(kiocb));
         let start = u64::try_from(kiocb.ki_pos())?;
-        let mut buffer = Buffer::new(bytes_before(start, iov.len(), memory.len()), wait)?;
-        let copied = in_chunks(start, iov.len(), memory.len(), |position, len| {
+        let room = bytes_before(start, iov.len(), memory.len());
+        let mut buffer = Buffer::new(room, wait)?;
+        let copied = in_chunks(start, room, memory.len(), |position, len| {
             let chunk = buffer.first(len);
-            memory.access(wait)?.read(position, chunk)?;
+            let piece = Piece::of(len, room);
+            memory.access(wait)?.read(position, chunk, piece)?;
             match iov.copy_to_iter(chunk) {
                 0 => Err(EFAULT),
                 copied => Ok(copied),
@@ -107,8 +110,13 @@ impl Backing for BarBacking {
             let chunk = buffer.first(len);
             match iov.copy_from_iter(chunk) {
                 0 => Err(EFAULT),
+                // One access of the device is made whole or not at all.
+                copied if copied < room && Width::of(start, room).is_some() => Err(EFAULT),
                 copied => {
-                    memory.access(wait)?.write(position, &chunk[..copied])?;
+                    let piece = Piece::of(copied, room);
+                    memory
+                        .access(wait)?
+                        .write(position, &chunk[..copied], piece)?;
                     Ok(copied)
                 }
             }
@@ -153,8 +161,8 @@ impl Backing for BarBacking {
     }
 
     fn frame(&self, index: usize) -> Option<(u64, u64)> {
-        let is_there = index < self.memory.pages();
-        is_there.then(|| (self.memory.frame_of(index), PAGE_SIZE as u64))
+        let frame = self.memory.span().frame_of(index)?;
+        Some((frame as u64, PAGE_SIZE as u64))
     }
 
     fn huge(&self) -> Huge {
@@ -162,7 +170,7 @@ impl Backing for BarBacking {
     }
 
     fn largest_folio(&self) -> usize {
-        if can_map_huge() && self.memory.has_piece(PMD_SIZE) {
+        if can_map_huge() && self.memory.span().has_piece(PMD_SIZE as u64) {
             PMD_SIZE
         } else {
             PAGE_SIZE
