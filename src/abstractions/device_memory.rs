@@ -24,12 +24,11 @@ use super::helpers;
 use super::page_cache::{
     AddressSpace, AddressSpaceOperations, InvalidateSharedGuard, PageCache, Wait, WriteGuard,
 };
-use super::pci_device::{Awake, ClaimedBar};
+use super::pci_device::{as_raw, Awake, ClaimedBar};
 use super::pseudo_fs::PseudoMount;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use kernel::device::Bound;
-use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
@@ -50,10 +49,19 @@ pub(crate) enum CacheMode {
 /// How memory is to be cached when it is opened.
 #[derive(Clone, Copy)]
 pub(crate) enum Demand {
-    /// So, or more strictly where somebody else has it open so.
+    /// So, or in the way in which somebody else has it already.
     Any(CacheMode),
     /// So and not otherwise.
     Exactly(CacheMode),
+}
+
+impl Demand {
+    fn is_met_by(self, found: CacheMode) -> bool {
+        match self {
+            Self::Any(_) => true,
+            Self::Exactly(mode) => mode == found,
+        }
+    }
 }
 
 /// Memory of a device.
@@ -96,23 +104,36 @@ enum State {
 struct Window {
     address: NonNull<c_void>,
     len: usize,
+    /// The one that it has.
     mode: CacheMode,
     // Dropped after the mapping is gone.
     _awake: Awake,
 }
 
 impl Window {
-    /// Maps claimed memory. Mirrors `ioremap()` and its relatives. Sleeps. Fails with `ENOMEM`, also where the memory is
-    /// mapped with another mode already, by whoever did not ask for it.
+    /// Maps claimed memory. Mirrors `ioremap()` and its relatives. Sleeps.
+    ///
+    /// What it gets may be another mode than what it asks for: where somebody has mapped the memory without a claim
+    /// (by sysfs, or `/dev/mem`), or where the firmware has set a stricter one (MTRRs). Fails with `ENOMEM`, also where
+    /// somebody has a mode that is none instead of this.
     fn new(claim: &ClaimedBar, mode: CacheMode, awake: Awake) -> Result<Self> {
-        let len = usize::try_from(claim.bar().len())?;
+        let span = claim.bar().span();
+        let len = usize::try_from(span.len())?;
         // SAFETY: The memory is claimed, so that there is no other use of it.
-        let address = unsafe {
-            helpers::abstractions_helper_ioremap(claim.bar().start(), len, mode as c_uint)
+        let address =
+            unsafe { helpers::abstractions_helper_ioremap(span.start(), len, mode as c_uint) };
+        let address = NonNull::new(address).ok_or(ENOMEM)?;
+        // SAFETY: It was just mapped so.
+        let mode = match unsafe {
+            helpers::abstractions_helper_ioremapped_mode(address.as_ptr(), mode as c_uint)
+        } {
+            mode if mode == CacheMode::WriteBack as c_uint => CacheMode::WriteBack,
+            mode if mode == CacheMode::WriteCombining as c_uint => CacheMode::WriteCombining,
+            _ => CacheMode::Uncached,
         };
         // INVARIANT: Just mapped.
         Ok(Self {
-            address: NonNull::new(address).ok_or(ENOMEM)?,
+            address,
             len,
             mode,
             _awake: awake,
@@ -130,24 +151,28 @@ impl Drop for Window {
 impl DeviceMemory {
     /// Makes memory of a claimed BAR, which is revoked when the driver is unbound at the latest.
     ///
-    /// Its inode is made on `mount`. May sleep. Fails with `ENOMEM`, and with `EFBIG` where no file can have its size.
+    /// Its inode is made on `mount`. May sleep. Fails with `EINVAL` where the claim is one of another device's, with
+    /// `ENOMEM`, and with `EFBIG` where no file can have its size.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         claim: ClaimedBar,
         mount: Arc<PseudoMount>,
     ) -> Result<Arc<Self>> {
-        let bar = *claim.bar();
-        let span = Span::new(bar.start(), bar.len(), PAGE_SHIFT).ok_or(EINVAL)?;
+        let span = claim.bar().span();
+        let owner = claim.device().clone();
+        if as_raw(device) != as_raw(&owner) {
+            return Err(EINVAL);
+        }
         let memory = Arc::pin_init(
             try_pin_init!(Self {
-                device: device.into(),
+                device: owner,
                 span,
                 state: UnsafeCell::new(State::Present {
                     users: 0,
                     window: None,
                     claim,
                 }),
-                cache <- PageCache::new_in_memory(mount, bar.len(), false, NoPages),
+                cache <- PageCache::new_in_memory(mount, span.len(), false, NoPages),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -174,8 +199,8 @@ impl DeviceMemory {
 
     /// Opens the memory: wakes the device, and maps it for the kernel where nobody has it open. Sleeps.
     ///
-    /// Fails with `ENODEV` where it was revoked, with `EBUSY` where somebody has it open who has it cached in another way
-    /// than is demanded, with `ENOMEM`, and as the device does where it cannot be woken.
+    /// Fails with `ENODEV` where it was revoked, with `EBUSY` where it cannot be cached in the way that is demanded, as
+    /// somebody has it in another already, with `ENOMEM`, and as the device does where it cannot be woken.
     pub(crate) fn open(self: &Arc<Self>, demand: Demand) -> Result<OpenMemory> {
         // Without a lock: this may be long. The first one's stays, see `Window`.
         let awake = Awake::new(&self.device)?;
@@ -192,8 +217,15 @@ impl DeviceMemory {
         };
         let (Demand::Any(mode) | Demand::Exactly(mode)) = demand;
         match (&*window, demand) {
-            (None, _) => *window = Some(Window::new(claim, mode, awake)?),
-            (Some(window), Demand::Exactly(mode)) if window.mode != mode => return Err(EBUSY),
+            (None, _) => {
+                let new = Window::new(claim, mode, awake)?;
+                if demand.is_met_by(new.mode) {
+                    *window = Some(new);
+                } else {
+                    return Err(EBUSY);
+                }
+            }
+            (Some(window), _) if !demand.is_met_by(window.mode) => return Err(EBUSY),
             (Some(_), _) => {}
         }
         *users += 1;

@@ -6,11 +6,12 @@
 
 use super::Backing;
 use crate::abi;
+use crate::abstractions::capability::check_pci_is_not_locked_down;
 use crate::abstractions::device_memory::{
     flush_writes, CacheMode, Demand, DeviceMemory, OpenMemory,
 };
 use crate::abstractions::device_span::{Piece, Width};
-use crate::abstractions::file_operations::{is_open_for_sync, SyncRange};
+use crate::abstractions::file_operations::{is_open_for_sync, is_open_for_writing, SyncRange};
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::sched;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -39,13 +40,23 @@ pub(crate) struct BarBacking {
 }
 
 impl BarBacking {
-    /// Makes a backing of a BAR's memory that is cached so where nobody asks for it to be uncached.
+    /// Makes a backing of a BAR's memory that is cached so where nobody asks for it to be uncached: write-back only what is
+    /// memory and nothing else.
     pub(crate) fn new(memory: Arc<DeviceMemory>, mode: CacheMode) -> Self {
         Self { memory, mode }
     }
 
     pub(crate) fn memory(&self) -> &DeviceMemory {
         &self.memory
+    }
+
+    /// Fails with `EPERM` where the kernel is locked down and this may be registers, as sysfs does: any mapping counts as
+    /// one to be written through. What the driver knows to be memory and nothing else ends up in no kernel by a store.
+    fn check_may_be_changed(&self) -> Result {
+        match self.mode {
+            CacheMode::WriteBack => Ok(()),
+            _ => check_pci_is_not_locked_down(),
+        }
     }
 }
 
@@ -60,6 +71,9 @@ impl Backing for BarBacking {
     }
 
     fn open(&self, file: &File) -> Result<OpenMemory> {
+        if is_open_for_writing(file) {
+            self.check_may_be_changed()?;
+        }
         self.memory.open(if is_open_for_sync(file) {
             Demand::Exactly(CacheMode::Uncached)
         } else {
@@ -68,6 +82,7 @@ impl Backing for BarBacking {
     }
 
     fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
+        self.check_may_be_changed()?;
         desc.shared()?
             .map_device_memory::<BarMapping>(&self.memory.access(Wait::Allowed)?)
     }
