@@ -80,6 +80,15 @@ impl Machines {
         self.mapping.word(self.room().end + 128 * side + 8 * index)
     }
 
+    /// Rings the other machine by one of the interrupts that it can be given.
+    pub fn ring_by(&self, interrupt: u16) -> io::Result<()> {
+        let other = self.word(1 - self.side, 1).load(Ordering::SeqCst);
+        // Whatever the other says: a number that nobody has interrupts nobody.
+        let doorbell = (other as u32) << 16 | u32::from(interrupt);
+        pwrite(&self.registers, &doorbell.to_le_bytes(), DOORBELL)?;
+        Ok(())
+    }
+
     /// Waits until the other machine's program has come as far as this one, which is at `step` now.
     /// What either has stored before is then seen by the other. Steps only go up.
     pub fn meet(&self, step: u64, limit: Duration) -> io::Result<()> {
@@ -100,11 +109,7 @@ impl Machines {
 /// Rings by an interrupt of the other machine, which raises an event of its device, once the two have met.
 impl Bell for Machines {
     fn ring(&self) -> io::Result<()> {
-        let other = self.word(1 - self.side, 1).load(Ordering::SeqCst);
-        // Whatever the other says: a number that nobody has interrupts nobody.
-        let doorbell = (other as u32) << 16;
-        pwrite(&self.registers, &doorbell.to_le_bytes(), DOORBELL)?;
-        Ok(())
+        self.ring_by(0)
     }
 
     fn sleep(&self, limit: Duration) -> io::Result<()> {

@@ -4,11 +4,13 @@
 
 use crate::ring::{consume, cpu_time, produce};
 use crate::{assert_errno, wait_for, Test};
+use mmapdev_userspace::control;
 use mmapdev_userspace::message_ring::{create, Bell, Consumer, Error, Producer};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::two_machines::Machines;
 use mmapdev_userspace::{slowness, KIB, MIB, PAGE};
 use rustix::io::Errno;
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -184,7 +186,34 @@ pub(crate) const TESTS: &[Test] = &[
         again.sleep(limit())?;
         Ok(())
     }),
+    test("each_interrupt_of_the_device_is_an_event", || {
+        let machines = meet(10)?;
+        for interrupt in 0..INTERRUPTS {
+            if machines.side == 0 {
+                machines.ring_by(interrupt)?;
+            } else {
+                machines.sleep(limit())?;
+                assert_eq!(machines.device.take_events()?, 0);
+            }
+            machines.meet(step(10, 1 + u64::from(interrupt)), limit())?;
+        }
+        let requested = fs::read_to_string("/proc/interrupts")?;
+        let address = machines.found.address();
+        let lines = requested.lines().filter(|line| line.ends_with(address));
+        assert_eq!(lines.count(), usize::from(INTERRUPTS), "{requested}");
+        Ok(())
+    }),
+    test("the_table_of_interrupts_is_no_device", || {
+        let machines = meet(11)?;
+        let table = machines.found.bar(1)?.expect("a BAR");
+        assert!(table.is_memory);
+        assert!(!control::node(&machines.found.name_of(1)).exists());
+        Ok(())
+    }),
 ];
+
+/// How many interrupts the rig gives each machine.
+const INTERRUPTS: u16 = 2;
 
 /// As long as a machine may take to come to a test that the other is at.
 fn limit() -> Duration {
