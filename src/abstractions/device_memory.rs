@@ -202,7 +202,9 @@ impl DeviceMemory {
     /// Fails with `ENODEV` where it was revoked, with `EBUSY` where it cannot be cached in the way that is demanded, as
     /// somebody has it in another already, with `ENOMEM`, and as the device does where it cannot be woken.
     pub(crate) fn open(self: &Arc<Self>, demand: Demand) -> Result<OpenMemory> {
-        // Without a lock: this may be long. The first one's stays, see `Window`.
+        // Without a lock of ours: this may be long. The first one's stays, see `Window`. Who opens another misc device waits
+        // meanwhile (`misc_mtx`), up to a minute for the worst of devices; and would not, if it were the first call that uses
+        // the memory that woke the device: of which each would have to know, and a call that may not wait would find it asleep.
         let awake = Awake::new(&self.device)?;
         let guard = self.cache.lock_for_writing_always();
         let lock = guard.lock_against_faults();
