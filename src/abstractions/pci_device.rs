@@ -86,7 +86,7 @@ impl Bar {
             return Err(EINVAL);
         }
         let kind = match device_span::kind(index as usize, &noted, &registers) {
-            Kind::Silent => device_span::of_register(all_ones_in(device, index)?),
+            Kind::Silent => device_span::of_register(kept_in(device, index)?),
             kind => kind,
         };
         Ok(match kind {
@@ -120,19 +120,16 @@ fn register_of(index: u32) -> usize {
     bindings::PCI_BASE_ADDRESS_0 as usize + 4 * index as usize
 }
 
-/// Returns what a BAR's register keeps of all ones, as the kernel does to learn its size: nothing where there is no BAR.
+/// Returns what a register that reads 0 keeps of an address: nothing where there is no BAR.
 ///
-/// Meanwhile the device answers to no address.
-fn all_ones_in(device: &pci::Device<Core<'_>>, index: u32) -> Result<u32> {
-    const COMMAND: usize = bindings::PCI_COMMAND as usize;
+/// The device need not be kept from answering meanwhile, as the kernel does to learn a size: a BAR that has no address answers
+/// at 0, in the machine's RAM, where only other devices could notice, and for a moment does so in another place there.
+fn kept_in(device: &pci::Device<Core<'_>>, index: u32) -> Result<u32> {
+    const ADDRESS: u32 = 1 << 31;
     let (space, register) = (device.config_space(), register_of(index));
-    let (command, before) = (space.try_read16(COMMAND)?, space.try_read32(register)?);
-    let answers = bindings::PCI_COMMAND_MEMORY | bindings::PCI_COMMAND_IO;
-    space.try_write16(command & !(answers as u16), COMMAND)?;
-    space.try_write32(u32::MAX, register)?;
+    space.try_write32(ADDRESS, register)?;
     let kept = space.try_read32(register)?;
-    space.try_write32(before, register)?;
-    space.try_write16(command, COMMAND)?;
+    space.try_write32(0, register)?;
     Ok(kept)
 }
 
