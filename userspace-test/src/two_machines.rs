@@ -84,7 +84,7 @@ impl Machines {
     pub fn ring_by(&self, interrupt: u16) -> io::Result<()> {
         let other = self.word(1 - self.side, 1).load(Ordering::SeqCst);
         // Whatever the other says: a number that nobody has interrupts nobody.
-        let doorbell = (other as u32) << 16 | u32::from(interrupt);
+        let doorbell = ((other as u32) << 16) | u32::from(interrupt);
         pwrite(&self.registers, &doorbell.to_le_bytes(), DOORBELL)?;
         Ok(())
     }
