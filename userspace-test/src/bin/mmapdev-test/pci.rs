@@ -1257,8 +1257,9 @@ fn under_fire() -> io::Result<()> {
 /// and what their children have, is gone when that is over.
 fn kept_across_unbinding() -> io::Result<()> {
     const TOUCHERS: usize = 2;
-    const FORKERS: usize = 2;
-    const ROUNDS: usize = 3;
+    const FORKERS: usize = 1;
+    const ROUNDS: usize = 6;
+    const NAP: Duration = Duration::from_millis(1);
     /// How many children of a forker are there at a time.
     const CHILDREN: u64 = 8;
     let len = 2 * GIB;
@@ -1284,27 +1285,31 @@ fn kept_across_unbinding() -> io::Result<()> {
         for number in 0..TOUCHERS {
             children.push(Child::run(|| {
                 let device = open(&large(), MEMORY).expect("the BAR");
-                let mapping = Mapping::shared(&device, len).expect("a mapping");
-                // Cut at each huge page, so that none fits in.
-                for offset in (0..len).step_by(HUGE_PAGE) {
-                    mapping
-                        .protect(offset, PAGE, MprotectFlags::READ)
-                        .expect("protecting");
-                }
-                let pages = || (0..len).step_by(PAGE).filter(|at| at % HUGE_PAGE != 0);
-                let mut touched = Vec::new();
-                for offset in pages().cycle() {
-                    if !touch(&mapping, offset) {
+                // The last few, a page each: they are gone through in no time, so that a touch that is on its way
+                // may well come after.
+                let mut kept = VecDeque::new();
+                for count in 1.. {
+                    let offset = (count * 7919 * PAGE as u64) % len as u64;
+                    let new = Mapping::new(&device, PAGE, READ_WRITE, MapFlags::SHARED, offset);
+                    let Ok(mapping) = new else {
+                        assert_errno(new, Errno::NODEV, "mmap()");
+                        break;
+                    };
+                    let is_there = touch(&mapping, 0);
+                    kept.push_back(mapping);
+                    if !is_there {
                         break;
                     }
-                    touched.push(offset);
-                    progress(number).store(touched.len() as u64, Ordering::Relaxed);
+                    if kept.len() > 8 {
+                        kept.pop_front();
+                    }
+                    progress(number).store(count, Ordering::Relaxed);
                 }
                 while !is_over() {
-                    thread::yield_now();
+                    thread::sleep(NAP);
                 }
-                for &offset in touched.iter().rev().take(20_000) {
-                    assert!(!touch(&mapping, offset), "page {offset:#x} has stayed");
+                for mapping in &kept {
+                    assert!(!touch(mapping, 0), "a page has stayed");
                 }
                 Vec::new()
             })?);
@@ -1333,7 +1338,7 @@ fn kept_across_unbinding() -> io::Result<()> {
                             if round.load(Ordering::Relaxed) >= now + CHILDREN {
                                 return Vec::new();
                             }
-                            thread::yield_now();
+                            thread::sleep(NAP);
                         }
                         check()
                     });
