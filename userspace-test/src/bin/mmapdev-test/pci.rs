@@ -1257,13 +1257,14 @@ fn under_fire() -> io::Result<()> {
 /// and what their children have, is gone when that is over.
 fn kept_across_unbinding() -> io::Result<()> {
     const TOUCHERS: usize = 2;
-    const FORKERS: usize = 1;
-    const ROUNDS: usize = 6;
+    const ROUNDS: usize = 12;
     const NAP: Duration = Duration::from_millis(1);
     /// How many children of a forker are there at a time.
     const CHILDREN: u64 = 8;
     let len = 2 * GIB;
-    for _ in 0..ROUNDS {
+    for turn in 0..ROUNDS {
+        // What forkers have takes its time to be gone through: in most rounds there are none, and touches are cut off at once.
+        let forkers = usize::from(turn % 4 == 3);
         // What all of them share: whether it is unbound, and then how far each is.
         let board = memfd_create("board", MemfdFlags::CLOEXEC)?;
         ftruncate(&board, PAGE as u64)?;
@@ -1314,7 +1315,7 @@ fn kept_across_unbinding() -> io::Result<()> {
                 Vec::new()
             })?);
         }
-        for number in TOUCHERS..TOUCHERS + FORKERS {
+        for number in TOUCHERS..TOUCHERS + forkers {
             children.push(Child::run(|| {
                 let device = open(&large(), MEMORY).expect("the BAR");
                 let mapping = Mapping::shared_aligned(&device, len, GIB).expect("a mapping");
@@ -1354,7 +1355,7 @@ fn kept_across_unbinding() -> io::Result<()> {
         }
         wait_for(|| {
             let all =
-                (0..TOUCHERS + FORKERS).map(|number| progress(number).load(Ordering::Relaxed));
+                (0..TOUCHERS + forkers).map(|number| progress(number).load(Ordering::Relaxed));
             let enough = |(number, count)| count >= if number < TOUCHERS { 200 } else { 4 };
             all.enumerate().all(enough).then_some(())
         })?;
