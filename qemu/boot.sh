@@ -151,7 +151,7 @@ if [[ $pci ]]; then
         -device pcie-root-port,id=port1,chassis=1,slot=1 -device ivshmem-plain,id=ivshmem,memdev=shared,bus=port1
         -device ivshmem-plain,id=ivshmem-large,memdev=large
         -device pcie-root-port,id=port2,chassis=2,slot=2 -device e1000e,id=network,bus=port2,romfile=
-        -device edu,id=edu -device pci-testdev,id=testdev,membar=4M
+        -device edu,id=edu -device pci-testdev,id=testdev,membar=4M -device pci-bridge,id=bridge,chassis_nr=3
         -chardev "socket,id=monitor,path=$monitor,server=on,wait=off" -mon chardev=monitor,mode=control
         -chardev "socket,id=monitor-port,path=$monitor" -serial chardev:monitor-port)
     # What is plugged in gets its addresses in a window that the firmware has reserved as a whole.
@@ -162,7 +162,7 @@ if [[ $bar ]]; then
 fi
 # What it has together with another guest.
 if [[ $shared ]]; then
-    devices+=(-chardev "socket,id=peers,path=$shared" -device ivshmem-doorbell,chardev=peers,vectors=1)
+    devices+=(-chardev "socket,id=peers,path=$shared" -device ivshmem-doorbell,chardev=peers,vectors=2)
 fi
 if [[ $wire ]]; then
     rm -f "$CHECKOUT/${wire#/mmapdev/}.$side"

@@ -12,7 +12,7 @@ socket=$BUILD/boot/vms.socket wire=$BUILD/boot/vms.wire
 failure=$BUILD/boot/vms.failure
 rm -f "$socket" "$failure"
 # By a name relative to there: that of a socket must be short.
-(cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M --once) &
+(cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M --vectors 2 --once) &
 server=$!
 trap 'kill $server 2>/dev/null || true; rm -f "$socket" "$wire".* "$failure"' EXIT
 until [[ -S $socket ]]; do
@@ -54,7 +54,7 @@ outputs=("$BUILD/log/vms-0.out.log" "$BUILD/log/vms-1.out.log")
 case ${1:-} in
 test)
     words=(env VMS=SIDE AREA=vms)
-    if [[ $TREE ]]; then words+=(SLOWNESS=8); fi
+    if [[ $TREE ]]; then words+=(SANITIZER=1 SLOWNESS=8); fi
     both --limit "${TREE:+3}300" -- "${words[@]}" mmapdev-test "${@:2}"
     ;;
 demo)

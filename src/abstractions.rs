@@ -20,6 +20,7 @@
 //! | [`vm_fault`] | `struct vm_fault`, one touch of a page that is not there, and the answers to it |
 //! | [`vm_pfn`] | the same for mappings of device memory, which has no pages |
 //! | [`device_memory`] | memory of a device, mapped and copied until it is revoked |
+//! | [`device_span`] | arithmetic on such memory |
 //! | [`pci_device`] | claims on BARs and the power of a PCI device |
 //! | [`pci_interrupts`] | the interrupts of a PCI device, and their handler |
 //! | [`file_operations`] | `struct file_operations` with everything that a mappable file needs |
@@ -39,6 +40,7 @@
 pub(crate) mod capability;
 pub(crate) mod debugfs;
 pub(crate) mod device_memory;
+pub(crate) mod device_span;
 pub(crate) mod eventfd;
 pub(crate) mod file_cache;
 pub(crate) mod file_operations;

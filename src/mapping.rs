@@ -6,6 +6,7 @@
 //! found in the page cache or brought in there, and the kernel puts it into the page table, so that the
 //! next touch is nobody's business but the CPU's.
 
+use crate::abstractions::device_span::Piece;
 use crate::abstractions::page_cache::Wait;
 use crate::abstractions::vm_fault::{
     Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround, VmFault,
@@ -213,8 +214,8 @@ impl PfnOperations for BarMapping {
     fn access(open: &OpenDevice<BarBacking>, offset: u64, transfer: Transfer<'_>) -> Result {
         let access = open.device().backing().memory().access(Wait::Allowed)?;
         match transfer {
-            Transfer::Read(bytes) => access.read(offset, bytes),
-            Transfer::Write(bytes) => access.write(offset, bytes),
+            Transfer::Read(bytes) => access.read(offset, bytes, Piece::Whole),
+            Transfer::Write(bytes) => access.write(offset, bytes, Piece::Whole),
         }
     }
 }

@@ -11,8 +11,10 @@
 
 use crate::abi;
 use crate::abstractions::device_memory::{CacheMode, DeviceMemory};
-use crate::abstractions::pci_device::{Bar, ClaimedBar, Enabled, MemoryBar, BARS};
-use crate::abstractions::pci_interrupts::{handle_until_unbound, Handler};
+use crate::abstractions::pci_device::{
+    interrupt_table, is_endpoint, Bar, ClaimedBar, Enabled, MemoryBar, BARS,
+};
+use crate::abstractions::pci_interrupts::{handle_until_unbound, Handler, Interrupts};
 use crate::abstractions::published::Published;
 use crate::device::AnyDevice;
 use crate::name::Name;
@@ -64,12 +66,17 @@ pub(crate) struct Binding {
     registry: Arc<Registry>,
     /// The devices that its BARs are.
     ids: KVec<u64>,
+    interrupts: Option<Interrupts<Doorbell>>,
     enabled: Enabled,
 }
 
 impl Binding {
     fn new(device: &pci::Device<Core<'_>>) -> Result<Self> {
         let registry = REGISTRY.get().ok_or(ENODEV)?;
+        if !is_endpoint(device) {
+            dev_err!(device, "is a bridge, which has no memory of its own\n");
+            return Err(ENODEV);
+        }
         let enabled = Enabled::new(device).inspect_err(|error| {
             dev_err!(device, "cannot be enabled: {error:?}\n");
         })?;
@@ -78,37 +85,43 @@ impl Binding {
         let mut binding = Self {
             ids: KVec::with_capacity(memories.len(), GFP_KERNEL)?,
             registry,
+            interrupts: None,
             enabled,
         };
         for (bar, memory) in memories {
             let id = binding
                 .make_device(device, &bar, memory)
                 .inspect_err(|error| {
-                    dev_err!(
-                        device,
-                        "BAR {} cannot be made a device: {error:?}\n",
-                        bar.index()
-                    );
+                    let index = bar.index();
+                    dev_err!(device, "BAR {index} cannot be made a device: {error:?}\n");
                 })?;
             binding.ids.push(id, GFP_KERNEL)?;
         }
         if is_ivshmem(device) {
-            binding.listen(device).inspect_err(|error| {
-                dev_err!(device, "interrupts cannot be had: {error:?}\n");
-            })?;
+            // The memory is of use without a doorbell, too.
+            binding.interrupts = binding.listen(device).unwrap_or_else(|error| {
+                dev_warn!(device, "interrupts cannot be had: {error:?}\n");
+                None
+            });
         }
+        binding.enabled.allow_suspend(device);
         Ok(binding)
     }
 
     /// Has the interrupts that other machines send which share the memory raise events of its device.
-    fn listen(&self, device: &pci::Device<Core<'_>>) -> Result {
+    /// `None` where it sends none.
+    fn listen(&self, device: &pci::Device<Core<'_>>) -> Result<Option<Interrupts<Doorbell>>> {
         let name = name_of(device, IVSHMEM_MEMORY)?;
-        let doorbell = Doorbell(self.registry.get(&name)?);
-        if handle_until_unbound(device, c"mmapdev", Arc::new(doorbell, GFP_KERNEL)?)? {
-            let name = name.as_str();
-            dev_info!(device, "interrupts are events of mmapdev-{name}\n");
+        let doorbell = Arc::new(Doorbell(self.registry.get(&name)?), GFP_KERNEL)?;
+        let interrupts = handle_until_unbound(device, doorbell)?;
+        if let Some(interrupts) = &interrupts {
+            let (name, count, wanted) = (name.as_str(), interrupts.count(), interrupts.wanted());
+            dev_info!(device, "{count} interrupts are events of mmapdev-{name}\n");
+            if count < wanted {
+                dev_warn!(device, "of {wanted} interrupts, the rest is not heard\n");
+            }
         }
-        Ok(())
+        Ok(interrupts)
     }
 
     fn make_device(
@@ -123,7 +136,8 @@ impl Binding {
             source: Source::Bar { memory, mode },
         };
         let id = self.registry.create(&plan)?;
-        let mapped = if bar.is_whole_pages() {
+        let (index, len) = (bar.index(), bar.span().len());
+        let mapped = if bar.span().is_whole_pages() {
             ""
         } else {
             ", less than a page: not to be mapped"
@@ -131,15 +145,16 @@ impl Binding {
         let name = plan.name.as_str();
         dev_info!(
             device,
-            "BAR {}: {} bytes, {mode:?}, as mmapdev-{name}{mapped}\n",
-            bar.index(),
-            bar.len()
+            "BAR {index}: {len} bytes, {mode:?}, as mmapdev-{name}{mapped}\n"
         );
         Ok(id)
     }
 
     /// Ends the devices, and gives the PCI device back. Does nothing when it is called again.
     fn end(&self) {
+        if let Some(interrupts) = &self.interrupts {
+            interrupts.free();
+        }
         for &id in &self.ids {
             // Done already, where this is called again.
             let _ = self.registry.remove(id);
@@ -176,22 +191,37 @@ fn name_of(device: &pci::Device<Bound>, bar: u32) -> Result<Name> {
 /// Fails with `ENODEV` where there is none, with `EINVAL` where one has no address, with `EBUSY` where another driver has one,
 /// and with `ENOMEM`.
 fn claim_all(
-    device: &pci::Device<Bound>,
+    device: &pci::Device<Core<'_>>,
     registry: &Registry,
 ) -> Result<KVec<(MemoryBar, Arc<DeviceMemory>)>> {
     let mut memories = KVec::new();
+    let interrupt_table = match is_ivshmem(device) {
+        true => interrupt_table(device)?,
+        false => None,
+    };
     for index in 0..BARS {
-        let bar = match Bar::of(device, index)? {
-            Bar::Memory(bar) => bar,
+        if interrupt_table == Some(index) {
+            // It says where the device writes to, as a master of its bus, when it interrupts: that is the kernel's to say.
+            dev_info!(
+                device,
+                "BAR {index} has the table of interrupts: no device\n"
+            );
+            continue;
+        }
+        match Bar::of(device, index)? {
+            Bar::Memory => {}
             Bar::None | Bar::Ports => continue,
             Bar::Unassigned => {
                 dev_err!(device, "BAR {index} has no address\n");
                 return Err(EINVAL);
             }
-        };
-        let claim = ClaimedBar::new(device, bar, c"mmapdev").inspect_err(|_| {
-            dev_err!(device, "BAR {} is another driver's\n", bar.index());
-        })?;
+        }
+        let claim =
+            ClaimedBar::new(device, index, c"mmapdev").inspect_err(|&error| match error {
+                error if error == EBUSY => dev_err!(device, "BAR {index} is another driver's\n"),
+                error => dev_err!(device, "BAR {index} cannot be claimed: {error:?}\n"),
+            })?;
+        let bar = *claim.bar();
         let memory = DeviceMemory::new(device, claim, registry.mount().clone())?;
         memories.push((bar, memory), GFP_KERNEL)?;
     }

@@ -18,17 +18,17 @@
 //! each look at whether the memory is there and what is done with it then: an entry in a page table, or a copy from or
 //! to kernel memory. It is held exclusively to open, to close and to revoke.
 
+use super::device_span::{Piece, Span, Width};
 use super::folio::LockedFolio;
 use super::helpers;
 use super::page_cache::{
     AddressSpace, AddressSpaceOperations, InvalidateSharedGuard, PageCache, Wait, WriteGuard,
 };
-use super::pci_device::{Awake, ClaimedBar};
+use super::pci_device::{as_raw, Awake, ClaimedBar};
 use super::pseudo_fs::PseudoMount;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use kernel::device::Bound;
-use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
@@ -49,10 +49,19 @@ pub(crate) enum CacheMode {
 /// How memory is to be cached when it is opened.
 #[derive(Clone, Copy)]
 pub(crate) enum Demand {
-    /// So, or more strictly where somebody else has it open so.
+    /// So, or in the way in which somebody else has it already.
     Any(CacheMode),
     /// So and not otherwise.
     Exactly(CacheMode),
+}
+
+impl Demand {
+    fn is_met_by(self, found: CacheMode) -> bool {
+        match self {
+            Self::Any(_) => true,
+            Self::Exactly(mode) => mode == found,
+        }
+    }
 }
 
 /// Memory of a device.
@@ -63,8 +72,7 @@ pub(crate) enum Demand {
 #[pin_data]
 pub(crate) struct DeviceMemory {
     device: ARef<pci::Device>,
-    start: u64,
-    len: u64,
+    span: Span,
     state: UnsafeCell<State>,
     #[pin]
     cache: PageCache<NoPages>,
@@ -96,23 +104,36 @@ enum State {
 struct Window {
     address: NonNull<c_void>,
     len: usize,
+    /// The one that it has.
     mode: CacheMode,
     // Dropped after the mapping is gone.
     _awake: Awake,
 }
 
 impl Window {
-    /// Maps claimed memory. Mirrors `ioremap()` and its relatives. Sleeps. Fails with `ENOMEM`, also where the memory is
-    /// mapped with another mode already, by whoever did not ask for it.
+    /// Maps claimed memory. Mirrors `ioremap()` and its relatives. Sleeps.
+    ///
+    /// What it gets may be another mode than what it asks for: where somebody has mapped the memory without a claim
+    /// (by sysfs, or `/dev/mem`), or where the firmware has set a stricter one (MTRRs). Fails with `ENOMEM`, also where
+    /// somebody has a mode that is none instead of this.
     fn new(claim: &ClaimedBar, mode: CacheMode, awake: Awake) -> Result<Self> {
-        let len = usize::try_from(claim.bar().len())?;
+        let span = claim.bar().span();
+        let len = usize::try_from(span.len())?;
         // SAFETY: The memory is claimed, so that there is no other use of it.
-        let address = unsafe {
-            helpers::abstractions_helper_ioremap(claim.bar().start(), len, mode as c_uint)
+        let address =
+            unsafe { helpers::abstractions_helper_ioremap(span.start(), len, mode as c_uint) };
+        let address = NonNull::new(address).ok_or(ENOMEM)?;
+        // SAFETY: It was just mapped so.
+        let mode = match unsafe {
+            helpers::abstractions_helper_ioremapped_mode(address.as_ptr(), mode as c_uint)
+        } {
+            mode if mode == CacheMode::WriteBack as c_uint => CacheMode::WriteBack,
+            mode if mode == CacheMode::WriteCombining as c_uint => CacheMode::WriteCombining,
+            _ => CacheMode::Uncached,
         };
         // INVARIANT: Just mapped.
         Ok(Self {
-            address: NonNull::new(address).ok_or(ENOMEM)?,
+            address,
             len,
             mode,
             _awake: awake,
@@ -130,24 +151,28 @@ impl Drop for Window {
 impl DeviceMemory {
     /// Makes memory of a claimed BAR, which is revoked when the driver is unbound at the latest.
     ///
-    /// Its inode is made on `mount`. May sleep. Fails with `ENOMEM`, and with `EFBIG` where no file can have its size.
+    /// Its inode is made on `mount`. May sleep. Fails with `EINVAL` where the claim is one of another device's, with
+    /// `ENOMEM`, and with `EFBIG` where no file can have its size.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
         claim: ClaimedBar,
         mount: Arc<PseudoMount>,
     ) -> Result<Arc<Self>> {
-        let bar = *claim.bar();
+        let span = claim.bar().span();
+        let owner = claim.device().clone();
+        if as_raw(device) != as_raw(&owner) {
+            return Err(EINVAL);
+        }
         let memory = Arc::pin_init(
             try_pin_init!(Self {
-                device: device.into(),
-                start: bar.start(),
-                len: bar.len(),
+                device: owner,
+                span,
                 state: UnsafeCell::new(State::Present {
                     users: 0,
                     window: None,
                     claim,
                 }),
-                cache <- PageCache::new_in_memory(mount, bar.len(), false, NoPages),
+                cache <- PageCache::new_in_memory(mount, span.len(), false, NoPages),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -164,38 +189,22 @@ impl DeviceMemory {
 
     /// Returns how many bytes there are.
     pub(crate) fn len(&self) -> u64 {
-        self.len
+        self.span.len()
     }
 
-    /// Returns the number of the page frame of a page, of those that can be mapped.
-    pub(crate) fn frame_of(&self, index: usize) -> u64 {
-        (self.start >> PAGE_SHIFT) + index as u64
-    }
-
-    /// Returns whether there is a piece of `size` bytes, a power of two, at an address that is a multiple of that.
-    pub(crate) fn has_piece(&self, size: usize) -> bool {
-        let first = self.start.checked_next_multiple_of(size as u64);
-        first
-            .and_then(|first| first.checked_add(size as u64))
-            .is_some_and(|end| end <= self.start + self.len)
-    }
-
-    /// Returns how many whole pages can be mapped; none where what is in the page of a byte may be another device's.
-    pub(crate) fn pages(&self) -> usize {
-        let page = PAGE_SIZE as u64;
-        if self.start % page == 0 && self.len % page == 0 {
-            (self.len >> PAGE_SHIFT) as usize
-        } else {
-            0
-        }
+    /// Returns where it is.
+    pub(crate) fn span(&self) -> Span {
+        self.span
     }
 
     /// Opens the memory: wakes the device, and maps it for the kernel where nobody has it open. Sleeps.
     ///
-    /// Fails with `ENODEV` where it was revoked, with `EBUSY` where somebody has it open who has it cached in another way
-    /// than is demanded, with `ENOMEM`, and as the device does where it cannot be woken.
+    /// Fails with `ENODEV` where it was revoked, with `EBUSY` where it cannot be cached in the way that is demanded, as
+    /// somebody has it in another already, with `ENOMEM`, and as the device does where it cannot be woken.
     pub(crate) fn open(self: &Arc<Self>, demand: Demand) -> Result<OpenMemory> {
-        // Without a lock: this may be long. The first one's stays, see `Window`.
+        // Without a lock of ours: this may be long. The first one's stays, see `Window`. Who opens another misc device waits
+        // meanwhile (`misc_mtx`), up to a minute for the worst of devices; and would not, if it were the first call that uses
+        // the memory that woke the device: of which each would have to know, and a call that may not wait would find it asleep.
         let awake = Awake::new(&self.device)?;
         let guard = self.cache.lock_for_writing_always();
         let lock = guard.lock_against_faults();
@@ -210,8 +219,15 @@ impl DeviceMemory {
         };
         let (Demand::Any(mode) | Demand::Exactly(mode)) = demand;
         match (&*window, demand) {
-            (None, _) => *window = Some(Window::new(claim, mode, awake)?),
-            (Some(window), Demand::Exactly(mode)) if window.mode != mode => return Err(EBUSY),
+            (None, _) => {
+                let new = Window::new(claim, mode, awake)?;
+                if demand.is_met_by(new.mode) {
+                    *window = Some(new);
+                } else {
+                    return Err(EBUSY);
+                }
+            }
+            (Some(window), _) if !demand.is_met_by(window.mode) => return Err(EBUSY),
             (Some(_), _) => {}
         }
         *users += 1;
@@ -242,18 +258,48 @@ impl DeviceMemory {
 
     /// Takes the memory out of all mappings, and gives it back; from then on there is no access to it. Sleeps.
     ///
-    /// Returns once nobody has access. `guard` must be of its own address space, or nothing is done.
+    /// Returns once nobody has access; where somebody maps it that takes up to some seconds. `guard` must be of its own
+    /// address space, or nothing is done.
     pub(crate) fn revoke(&self, guard: &WriteGuard<'_>) {
         if !guard.is_of(&self.cache) {
             return;
         }
         let lock = guard.lock_against_faults();
-        // SAFETY: The address space is alive. A length of 0 means all.
-        unsafe { bindings::unmap_mapping_range(self.cache.as_raw(), 0, 0, 1) };
         // SAFETY: The lock is held exclusively.
         let before = core::mem::replace(unsafe { &mut *self.state.get() }, State::Revoked);
+        if matches!(before, State::Revoked) {
+            return;
+        }
+        self.unmap();
         drop(lock);
+        // A task that forks may have an entry in its hands: `copy_huge_pmd()` reads one of page frames that are no pages
+        // without a lock, and puts it into the child's table under that of the table, without a second look. A child whose
+        // table was gone through in between has the memory still. There is no sleep in between, so that an entry that
+        // was read before is where it is to be found once all tasks that were in the kernel are through, also those that
+        // were preempted there. No touch makes an entry any more.
+        //
+        // (What is left is a child of such a child: forked in the moment in which this goes through its parent's table for the
+        // second time, and cut off between the same two steps again.)
+        if self.is_mapped() {
+            // SAFETY: Has no requirements but that this may sleep.
+            unsafe { helpers::abstractions_helper_synchronize_kernel_code() };
+            let lock = guard.lock_against_faults();
+            self.unmap();
+            drop(lock);
+        }
+        // Only now somebody else may have the addresses, or the device sleep.
         drop(before);
+    }
+
+    fn unmap(&self) {
+        // SAFETY: The address space is alive. A length of 0 means all.
+        unsafe { bindings::unmap_mapping_range(self.cache.as_raw(), 0, 0, 1) };
+    }
+
+    /// Returns whether there is any mapping of a file that has this address space.
+    fn is_mapped(&self) -> bool {
+        // SAFETY: The address space is alive.
+        unsafe { helpers::abstractions_helper_mapping_mapped(self.cache.as_raw()) }
     }
 
     fn close(&self) {
@@ -303,9 +349,9 @@ impl Access<'_> {
         self.window.mode
     }
 
-    /// Returns how many pages can be mapped, see [`DeviceMemory::pages`].
+    /// Returns how many pages can be mapped, see [`Span::pages`].
     pub(crate) fn pages(&self) -> usize {
-        self.memory.pages()
+        self.memory.span.pages()
     }
 
     /// Returns the page frame of page `index`, if it is the memory that an address space has, and `2^order` pages around
@@ -316,14 +362,9 @@ impl Access<'_> {
         index: usize,
         order: u32,
     ) -> Option<usize> {
-        let size = 1usize << order;
-        let first = index & !(size - 1);
-        let frame = (self.memory.start >> PAGE_SHIFT) as usize + first;
-        let is_inside = first
-            .checked_add(size)
-            .is_some_and(|end| end <= self.memory.pages());
         let is_own = self.memory.cache.as_raw() == mapping;
-        (is_own && is_inside && frame % size == 0).then_some(frame)
+        let frame = self.memory.span.frame_in(index, order);
+        frame.filter(|_| is_own)
     }
 
     /// Returns the address of `len` bytes at an offset. Fails with `EINVAL` where they are not inside.
@@ -340,14 +381,16 @@ impl Access<'_> {
 
     /// Copies bytes out of the device.
     ///
-    /// 1, 2, 4 or 8 at a multiple of their number are one access of the device, of that width. More of memory that is
-    /// uncached are accesses of four bytes, with narrower ones at ends that are no multiple of four; of other memory they
-    /// are what the CPU copies fastest. Mirrors `readb()` and its relatives, and `memcpy_fromio()`.
+    /// 1, 2, 4 or 8 at a multiple of their number are one access of the device, of that width, where they are the whole of
+    /// what was asked for. More of memory that is uncached are accesses of four bytes, with narrower ones at ends that
+    /// are no multiple of four; of other memory they are what the CPU copies fastest. Mirrors `readb()` and its
+    /// relatives, and `memcpy_fromio()`.
     ///
     /// Fails with `EINVAL` where there are fewer. Does not sleep, but takes a time that is up to the device.
-    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result {
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8], piece: Piece) -> Result {
         let from = self.at(offset, bytes.len())?.cast_const();
-        if self.mode() != CacheMode::Uncached && Width::of(offset, bytes.len()).is_none() {
+        let one = one_access(offset, bytes.len(), piece);
+        if self.mode() != CacheMode::Uncached && one.is_none() {
             // SAFETY: By the invariant of `Window` there are as many bytes, and its lock is held.
             unsafe { bindings::memcpy_fromio(bytes.as_mut_ptr().cast(), from, bytes.len()) };
             return Ok(());
@@ -355,7 +398,7 @@ impl Access<'_> {
         let mut done = 0;
         while done < bytes.len() {
             let rest = &mut bytes[done..];
-            let width = Width::next(offset + done as u64, rest.len(), done);
+            let width = one.unwrap_or(Width::next(offset + done as u64, rest.len()));
             let from = from.wrapping_byte_add(done);
             let rest = &mut rest[..width as usize];
             // SAFETY: As above, and the address is a multiple of the width.
@@ -375,16 +418,17 @@ impl Access<'_> {
     /// Copies bytes into the device, by accesses as those of [`Self::read`].
     ///
     /// Fails with `EINVAL` where there is room for fewer.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result {
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], piece: Piece) -> Result {
         let to = self.at(offset, bytes.len())?;
-        if self.mode() != CacheMode::Uncached && Width::of(offset, bytes.len()).is_none() {
+        let one = one_access(offset, bytes.len(), piece);
+        if self.mode() != CacheMode::Uncached && one.is_none() {
             // SAFETY: By the invariant of `Window` there is as much room, and its lock is held.
             unsafe { bindings::memcpy_toio(to, bytes.as_ptr().cast(), bytes.len()) };
             return Ok(());
         }
         let mut done = 0;
         while done < bytes.len() {
-            let width = Width::next(offset + done as u64, bytes.len() - done, done);
+            let width = one.unwrap_or(Width::next(offset + done as u64, bytes.len() - done));
             let to = to.wrapping_byte_add(done);
             let mut value = [0; 8];
             value[..width as usize].copy_from_slice(&bytes[done..done + width as usize]);
@@ -404,37 +448,11 @@ impl Access<'_> {
     }
 }
 
-/// How many bytes one access has.
-#[derive(Clone, Copy)]
-enum Width {
-    One = 1,
-    Two = 2,
-    Four = 4,
-    Eight = 8,
-}
-
-impl Width {
-    /// Returns the width of the one access that these bytes are; `None` where they are not one.
-    fn of(offset: u64, len: usize) -> Option<Self> {
-        let width = match len {
-            1 => Self::One,
-            2 => Self::Two,
-            4 => Self::Four,
-            8 => Self::Eight,
-            _ => return None,
-        };
-        (offset % len as u64 == 0).then_some(width)
-    }
-
-    /// Returns the width of the next access of some bytes, of which `done` are done and `left` begin at `offset`.
-    fn next(offset: u64, left: usize, done: usize) -> Self {
-        match Self::of(offset, left) {
-            Some(Self::Eight) if done > 0 => Self::Four,
-            Some(width) => width,
-            None if offset % 2 != 0 || left < 2 => Self::One,
-            None if offset % 4 != 0 || left < 4 => Self::Two,
-            None => Self::Four,
-        }
+/// Returns the width of the one access that these bytes are, if they are one.
+fn one_access(offset: u64, len: usize, piece: Piece) -> Option<Width> {
+    match piece {
+        Piece::Whole => Width::of(offset, len),
+        Piece::Part => None,
     }
 }
 

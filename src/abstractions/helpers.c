@@ -23,6 +23,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/security.h>
 #include <linux/uio.h>
 #include <linux/userfaultfd_k.h>
 
@@ -342,8 +343,8 @@ void abstractions_helper_revert_creds(const struct cred *cred)
 	revert_creds(cred);
 }
 
-/* Waits for all code that runs in an interrupt, or in a task and does not sleep. */
-void abstractions_helper_synchronize_completions(void)
+/* Waits for all code that runs in an interrupt, or in a task and does not sleep, preempted or not. */
+void abstractions_helper_synchronize_kernel_code(void)
 {
 	synchronize_rcu();
 #ifdef CONFIG_TASKS_RCU
@@ -491,6 +492,13 @@ bool abstractions_helper_pmd_none(pmd_t *pmd)
 	return pmd_none(pmdp_get_lockless(pmd));
 }
 
+/* capability.rs */
+
+int abstractions_helper_is_pci_locked_down(void)
+{
+	return security_locked_down(LOCKDOWN_PCI_ACCESS);
+}
+
 /* vm_pfn.rs */
 
 /* Whether a PMD entry can map page frames that are no pages. */
@@ -533,6 +541,37 @@ void __iomem *abstractions_helper_ioremap(phys_addr_t start, size_t size, unsign
 	if (mode == ABSTRACTIONS_WRITE_COMBINING)
 		return ioremap_wc(start, size);
 	return ioremap(start, size);
+}
+
+/* How a mapping is cached that was asked for with a mode: where the kernel keeps a record, that has the last word. */
+unsigned int abstractions_helper_ioremapped_mode(void __iomem *address, unsigned int mode)
+{
+#ifdef CONFIG_X86
+	unsigned int level;
+	pte_t *entry = lookup_address((unsigned long)address, &level);
+	pgprotval_t bits;
+
+	if (!entry)
+		return ABSTRACTIONS_UNCACHED;
+	bits = pte_flags(*entry);
+	if (level != PG_LEVEL_4K)
+		bits = pgprot_val(pgprot_large_2_4k(__pgprot(bits)));
+	bits &= _PAGE_CACHE_MASK;
+	if (bits == cachemode2protval(_PAGE_CACHE_MODE_WB))
+		return ABSTRACTIONS_WRITE_BACK;
+	/* A CPU without the means to combine writes has them uncached. */
+	if (bits == cachemode2protval(_PAGE_CACHE_MODE_WC) &&
+	    bits != cachemode2protval(_PAGE_CACHE_MODE_UC_MINUS))
+		return ABSTRACTIONS_WRITE_COMBINING;
+	return ABSTRACTIONS_UNCACHED;
+#else
+	return mode;
+#endif
+}
+
+bool abstractions_helper_mapping_mapped(struct address_space *mapping)
+{
+	return mapping_mapped(mapping);
 }
 
 void abstractions_helper_wmb(void)

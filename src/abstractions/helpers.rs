@@ -149,7 +149,7 @@ extern "C" {
         cred: *const bindings::cred,
     ) -> *const bindings::cred;
     pub(super) fn abstractions_helper_revert_creds(cred: *const bindings::cred);
-    pub(super) fn abstractions_helper_synchronize_completions();
+    pub(super) fn abstractions_helper_synchronize_kernel_code();
     pub(super) fn abstractions_helper_bvec_set_folio(
         bvec: *mut bindings::bio_vec,
         folio: *mut bindings::folio,
@@ -189,6 +189,9 @@ extern "C" {
     pub(super) fn abstractions_helper_vma_thp_disabled(vma: *mut bindings::vm_area_struct) -> bool;
     pub(super) fn abstractions_helper_pmd_none(pmd: *mut bindings::pmd_t) -> bool;
 
+    // capability.rs
+    pub(super) fn abstractions_helper_is_pci_locked_down() -> c_int;
+
     // vm_pfn.rs
     pub(super) fn abstractions_helper_supports_pmd_pfnmap() -> bool;
 
@@ -206,6 +209,10 @@ extern "C" {
         size: usize,
         mode: c_uint,
     ) -> *mut c_void;
+    pub(super) fn abstractions_helper_ioremapped_mode(address: *mut c_void, mode: c_uint)
+        -> c_uint;
+    pub(super) fn abstractions_helper_mapping_mapped(mapping: *mut bindings::address_space)
+        -> bool;
     pub(super) fn abstractions_helper_wmb();
 
     // pci_device.rs

@@ -8,17 +8,20 @@
 //!
 //! The `kernel` crate's `pci::Bar` claims a BAR and maps it for the kernel, uncached, in one.
 
+use super::device_span::{self, Kind, Noted, Span};
 use super::helpers;
 use kernel::bindings;
 use kernel::device::{Bound, Core};
+use kernel::devres;
 use kernel::error::to_result;
 use kernel::io::Io;
-use kernel::page::PAGE_SIZE;
+use kernel::page::PAGE_SHIFT;
 use kernel::pci;
 use kernel::prelude::*;
 use kernel::str::CStrExt;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::{new_mutex, Arc, Mutex};
 
 /// How many BARs a device may have.
 pub(crate) const BARS: u32 = bindings::PCI_STD_NUM_BARS;
@@ -34,8 +37,8 @@ pub(crate) enum Bar {
     None,
     /// I/O ports.
     Ports,
-    /// Memory.
-    Memory(MemoryBar),
+    /// Memory, to be had by [`ClaimedBar::new`].
+    Memory,
     /// Memory that has no address, as there was no room for it.
     Unassigned,
 }
@@ -44,49 +47,95 @@ pub(crate) enum Bar {
 #[derive(Clone, Copy)]
 pub(crate) struct MemoryBar {
     index: u32,
-    start: u64,
-    len: u64,
+    span: Span,
     is_prefetchable: bool,
 }
 
+/// Returns whether a device has [`BARS`] of its own, and is not a bridge, which has windows and other registers there.
+pub(crate) fn is_endpoint(device: &pci::Device) -> bool {
+    // SAFETY: The device is valid by its type, and this does not change.
+    let kind = unsafe { (*as_raw(device)).hdr_type };
+    u32::from(kind) == bindings::PCI_HEADER_TYPE_NORMAL
+}
+
+/// Returns which BAR of a device has the table of its message-signalled interrupts (MSI-X), if it has one.
+pub(crate) fn interrupt_table(device: &pci::Device<Bound>) -> Result<Option<u32>> {
+    // SAFETY: The device is valid by its type, and this does not change.
+    let place = unsafe { (*as_raw(device)).msix_cap };
+    if place == 0 {
+        return Ok(None);
+    }
+    let register = usize::from(place) + bindings::PCI_MSIX_TABLE as usize;
+    let table = device.config_space().try_read32(register)?;
+    Ok(Some(table & bindings::PCI_MSIX_TABLE_BIR))
+}
+
 impl Bar {
-    /// Returns what BAR `index` is.
+    /// Returns what BAR `index` of a device is that is being bound, and that nobody uses yet.
     ///
-    /// Where the kernel has found no address for a BAR it may have forgotten it, so that the device itself is asked. (One that
-    /// is not prefetchable, 32 bits wide, and never had an address looks like none.)
-    pub(crate) fn of(device: &pci::Device<Bound>, index: u32) -> Result<Self> {
-        let flags = flags(device, index)?;
-        if flags & bindings::IORESOURCE_IO != 0 {
-            return Ok(Self::Ports);
+    /// Where the kernel has found no address for a BAR it forgets it (`reset_resource()`), so that the device itself is
+    /// asked. Fails with `EINVAL` where the device can have no such one.
+    pub(crate) fn of(device: &pci::Device<Core<'_>>, index: u32) -> Result<Self> {
+        let mut noted = [Noted::Nothing; BARS as usize];
+        let mut registers = [0; BARS as usize];
+        for at in 0..BARS {
+            noted[at as usize] = Noted::by(flags(device, at)?);
+            registers[at as usize] = device.config_space().try_read32(register_of(at))?;
         }
-        if flags & bindings::IORESOURCE_MEM == 0 {
-            let is_upper_half =
-                index > 0 && self::flags(device, index - 1)? & bindings::IORESOURCE_MEM_64 != 0;
-            let register = bindings::PCI_BASE_ADDRESS_0 as usize + 4 * index as usize;
-            let value = device.config_space().try_read32(register)?;
-            return Ok(match value {
-                _ if is_upper_half => Self::None,
-                0 => Self::None,
-                _ if value & bindings::PCI_BASE_ADDRESS_SPACE_IO != 0 => Self::Ports,
-                _ => Self::Unassigned,
-            });
+        if index >= BARS {
+            return Err(EINVAL);
         }
-        let len = device.resource_len(index)?;
-        if flags & bindings::IORESOURCE_UNSET != 0 || len == 0 {
-            return Ok(Self::Unassigned);
-        }
-        Ok(Self::Memory(MemoryBar {
-            index,
-            start: device.resource_start(index)?,
-            len,
-            is_prefetchable: flags & bindings::IORESOURCE_PREFETCH != 0,
-        }))
+        let kind = match device_span::kind(index as usize, &noted, &registers) {
+            Kind::Silent => device_span::of_register(kept_in(device, index)?),
+            kind => kind,
+        };
+        Ok(match kind {
+            Kind::UpperHalf | Kind::Silent => Self::None,
+            Kind::Ports => Self::Ports,
+            Kind::Forgotten => Self::Unassigned,
+            Kind::Memory => match MemoryBar::of(device, index)? {
+                Some(_) => Self::Memory,
+                None => Self::Unassigned,
+            },
+        })
     }
 }
 
-/// Returns what the kernel has noted of a BAR, `IORESOURCE_MEM` and so on. Fails with `EINVAL` where no device has such a one.
+impl Noted {
+    fn by(flags: u32) -> Self {
+        if flags & bindings::IORESOURCE_IO != 0 {
+            Self::Ports
+        } else if flags & bindings::IORESOURCE_MEM != 0 {
+            Self::Memory {
+                is_wide: flags & bindings::IORESOURCE_MEM_64 != 0,
+            }
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// Returns where the register of a BAR is.
+fn register_of(index: u32) -> usize {
+    bindings::PCI_BASE_ADDRESS_0 as usize + 4 * index as usize
+}
+
+/// Returns what a register that reads 0 keeps of an address: nothing where there is no BAR.
+///
+/// The device need not be kept from answering meanwhile, as the kernel does to learn a size: a BAR that has no address answers
+/// at 0, in the machine's RAM, where only other devices could notice, and for a moment does so in another place there.
+fn kept_in(device: &pci::Device<Core<'_>>, index: u32) -> Result<u32> {
+    const ADDRESS: u32 = 1 << 31;
+    let (space, register) = (device.config_space(), register_of(index));
+    space.try_write32(ADDRESS, register)?;
+    let kept = space.try_read32(register)?;
+    space.try_write32(0, register)?;
+    Ok(kept)
+}
+
+/// Returns what the kernel has noted of a BAR, `IORESOURCE_MEM` and so on. Fails with `EINVAL` where the device has no such one.
 fn flags(device: &pci::Device<Bound>, index: u32) -> Result<u32> {
-    if index >= BARS {
+    if index >= BARS || !is_endpoint(device) {
         return Err(EINVAL);
     }
     // SAFETY: The device is valid by its type, and has a BAR of this index.
@@ -97,60 +146,112 @@ fn flags(device: &pci::Device<Bound>, index: u32) -> Result<u32> {
 }
 
 impl MemoryBar {
+    /// Returns BAR `index` of a device if it is memory that has an address.
+    fn of(device: &pci::Device<Bound>, index: u32) -> Result<Option<Self>> {
+        let flags = flags(device, index)?;
+        let is_there = bindings::IORESOURCE_MEM | bindings::IORESOURCE_UNSET;
+        if flags & is_there != bindings::IORESOURCE_MEM {
+            return Ok(None);
+        }
+        let (start, len) = (device.resource_start(index)?, device.resource_len(index)?);
+        Ok(Span::new(start, len, PAGE_SHIFT).map(|span| Self {
+            index,
+            span,
+            is_prefetchable: flags & bindings::IORESOURCE_PREFETCH != 0,
+        }))
+    }
+
     /// Returns which of the device's BARs it is.
     pub(crate) fn index(&self) -> u32 {
         self.index
     }
 
-    /// Returns the physical address of the first byte.
-    pub(crate) fn start(&self) -> u64 {
-        self.start
-    }
-
-    /// Returns how many bytes it has.
-    pub(crate) fn len(&self) -> u64 {
-        self.len
+    /// Returns where it is.
+    pub(crate) fn span(&self) -> Span {
+        self.span
     }
 
     /// Returns whether reading has no effect on the device, and writes may be put together.
     pub(crate) fn is_prefetchable(&self) -> bool {
         self.is_prefetchable
     }
+}
 
-    /// Returns whether it is made of whole pages. Else what is beside it in a page may be another device's.
-    pub(crate) fn is_whole_pages(&self) -> bool {
-        let page = PAGE_SIZE as u64;
-        self.start % page == 0 && self.len % page == 0
+/// Something that a driver has of a device, until it gives it up, or else until it is unbound.
+#[pin_data]
+pub(super) struct UntilUnbound<T: Send + Unpin + 'static> {
+    #[pin]
+    value: Mutex<Option<T>>,
+}
+
+impl<T: Send + Unpin + 'static> UntilUnbound<T> {
+    /// Has it dropped when the device is unbound, at the latest. Fails with `ENOMEM`, and it is dropped.
+    pub(super) fn new(device: &pci::Device<Bound>, value: T) -> Result<Arc<Self>> {
+        let value = pin_init!(Self {
+            value <- new_mutex!(Some(value)),
+        });
+        let this = Arc::pin_init(value, GFP_KERNEL)?;
+        let at_unbinding = EndAtUnbinding(this.clone());
+        devres::register::<_, Error>(device.as_ref(), Ok(at_unbinding), GFP_KERNEL)?;
+        Ok(this)
+    }
+
+    /// Drops it, if that was not done; who comes meanwhile waits for it. Sleeps.
+    pub(super) fn end(&self) {
+        let mut value = self.value.lock();
+        *value = None;
     }
 }
 
-/// A BAR that nobody else may claim; dropping it gives it back.
-///
-/// # Invariants
-///
-/// The BAR was claimed by `pci_request_region()`, and not released.
+/// What the kernel's list of things to be done at unbinding has.
+struct EndAtUnbinding<T: Send + Unpin + 'static>(Arc<UntilUnbound<T>>);
+
+impl<T: Send + Unpin + 'static> Drop for EndAtUnbinding<T> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A BAR that nobody else may claim, until this is dropped or the driver is unbound.
 pub(crate) struct ClaimedBar {
     device: ARef<pci::Device>,
     bar: MemoryBar,
+    claim: Arc<UntilUnbound<Claim>>,
+}
+
+/// # Invariants
+///
+/// The BAR was claimed by `pci_request_region()`, and not released.
+struct Claim {
+    device: ARef<pci::Device>,
+    index: u32,
 }
 
 impl ClaimedBar {
     /// Claims a BAR of a device that this driver is bound to. Mirrors `pci_request_region()`.
     ///
-    /// Fails with `EBUSY` where somebody else has claimed it, or a part of it.
+    /// Fails with `EBUSY` where somebody else has claimed it, or a part of it, with `EINVAL` where it is no memory or has no
+    /// address, and with `ENOMEM`.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
-        bar: MemoryBar,
+        index: u32,
         name: &'static CStr,
     ) -> Result<Self> {
+        let bar = MemoryBar::of(device, index)?.ok_or(EINVAL)?;
         // SAFETY: The device is valid by its type, and the name is static.
         to_result(unsafe {
-            bindings::pci_request_region(as_raw(device), bar.index as c_int, name.as_char_ptr())
+            bindings::pci_request_region(as_raw(device), index as c_int, name.as_char_ptr())
         })?;
         // INVARIANT: Just claimed.
+        let claim = Claim {
+            device: device.into(),
+            index,
+        };
         Ok(Self {
             device: device.into(),
             bar,
+            // After unbinding another driver may have it.
+            claim: UntilUnbound::new(device, claim)?,
         })
     }
 
@@ -158,47 +259,69 @@ impl ClaimedBar {
     pub(crate) fn bar(&self) -> &MemoryBar {
         &self.bar
     }
+
+    /// Returns the device that has it.
+    pub(super) fn device(&self) -> &ARef<pci::Device> {
+        &self.device
+    }
 }
 
 impl Drop for ClaimedBar {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant it is claimed, and the device is valid.
-        unsafe { bindings::pci_release_region(as_raw(&self.device), self.bar.index as c_int) };
+        self.claim.end();
     }
 }
 
-/// A device that is switched on and may be suspended while nobody holds an [`Awake`], until [`Self::end`].
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it is claimed, and the device is valid.
+        unsafe { bindings::pci_release_region(as_raw(&self.device), self.index as c_int) };
+    }
+}
+
+/// A device that is switched on until [`Self::end`].
 pub(crate) struct Enabled {
     device: ARef<pci::Device>,
     has_ended: Atomic<bool>,
+    may_suspend: Atomic<bool>,
 }
 
 impl Enabled {
-    /// Has a device answer to its memory addresses. Mirrors `pci_enable_device_mem()`, and what
-    /// `Documentation/power/pci.rst` asks of a driver that allows runtime power management.
+    /// Has a device answer to its memory addresses. Mirrors `pci_enable_device_mem()`.
     ///
     /// May sleep. Fails with `EINVAL` where a BAR has no address.
     pub(crate) fn new(device: &pci::Device<Core<'_>>) -> Result<Self> {
         device.enable_device_mem()?;
-        let device: ARef<pci::Device> = (&**device).into();
-        // SAFETY: The device is valid by its type, and is being bound, for which the PCI core holds a reference to
-        // its power that is the driver's to give up.
-        unsafe { helpers::abstractions_helper_pci_allow_suspend(as_raw(&device)) };
         Ok(Self {
-            device,
+            device: (&**device).into(),
             has_ended: Atomic::new(false),
+            may_suspend: Atomic::new(false),
         })
     }
 
-    /// Takes back what [`Self::new`] has done. To be called while the driver is still bound.
-    pub(crate) fn end(&self) {
-        if !self.has_ended.xchg(true, Relaxed) {
-            // SAFETY: The device is valid by its type, and this is done once.
-            unsafe {
-                helpers::abstractions_helper_pci_forbid_suspend(as_raw(&self.device));
-                bindings::pci_disable_device(as_raw(&self.device));
-            }
+    /// Has the device suspended while nobody holds an [`Awake`], if the administrator wants that; as
+    /// `Documentation/power/pci.rst` asks for of a driver. It is the last thing to be done to bind `device`, which must
+    /// be this one, or nothing is done.
+    pub(crate) fn allow_suspend(&self, device: &pci::Device<Core<'_>>) {
+        let is_own = as_raw(device) == as_raw(&self.device);
+        if is_own && !self.may_suspend.xchg(true, Relaxed) {
+            // SAFETY: The device is valid by its type, and is being bound, for which the PCI core holds a reference to
+            // its power that is the driver's to give up.
+            unsafe { helpers::abstractions_helper_pci_allow_suspend(as_raw(&self.device)) };
         }
+    }
+
+    /// Takes back what was done. To be called while the driver is still bound.
+    pub(crate) fn end(&self) {
+        if self.has_ended.xchg(true, Relaxed) {
+            return;
+        }
+        if self.may_suspend.load(Relaxed) {
+            // SAFETY: The device is valid by its type, and this is done once.
+            unsafe { helpers::abstractions_helper_pci_forbid_suspend(as_raw(&self.device)) };
+        }
+        // SAFETY: As above.
+        unsafe { bindings::pci_disable_device(as_raw(&self.device)) };
     }
 }
 

@@ -8,10 +8,9 @@
 //! The `kernel` crate's `irq::Registration` borrows from its `pci::IrqVectorRegistration`, and that from the device, so
 //! that what owns all of them can be no driver's data.
 
-use super::pci_device::as_raw;
+use super::pci_device::{as_raw, UntilUnbound};
 use kernel::bindings;
 use kernel::device::{Bound, Core};
-use kernel::devres;
 use kernel::error::{to_result, Error};
 use kernel::pci;
 use kernel::prelude::*;
@@ -25,77 +24,96 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn handle(&self);
 }
 
+/// The interrupts of a device that is bound.
+pub(crate) struct Interrupts<T: Handler> {
+    vectors: Arc<UntilUnbound<Vectors<T>>>,
+    count: usize,
+    wanted: usize,
+}
+
 /// The interrupts of a device; dropping it waits for handlers that run and frees them.
 ///
 /// # Invariants
 ///
 /// The MSI-X vectors of `device` are allocated. Those interrupts that are in `requested` were requested with the address of
 /// what `handler` refers to as their cookie, and call [`handle`].
-struct Interrupts<T: Handler> {
+struct Vectors<T: Handler> {
     device: ARef<pci::Device>,
     requested: KVec<c_uint>,
     handler: Arc<T>,
 }
 
-/// Has a handler called for each interrupt of a device that is being bound, until its driver is unbound, and the device be
-/// master of its bus, which it writes the messages to.
+/// Has a handler called for each interrupt of a device that is being bound, until they are freed or its driver is unbound, and
+/// the device be master of its bus, which it writes the messages to.
 ///
-/// Returns whether the device has any. Mirrors `pci_alloc_irq_vectors()` and `request_irq()`. May sleep. Fails with `ENOMEM`,
-/// and with `ENOSPC` where the machine has no more vectors.
+/// `None` where the device has none. Mirrors `pci_alloc_irq_vectors()` and `request_irq()`. May sleep. Fails with `ENOMEM`,
+/// and with `ENOSPC` where the machine has no vector left.
 pub(crate) fn handle_until_unbound<T: Handler>(
     device: &pci::Device<Core<'_>>,
-    name: &'static CStr,
     handler: Arc<T>,
-) -> Result<bool> {
+) -> Result<Option<Interrupts<T>>> {
     // SAFETY: The device is valid by its type.
-    let count = unsafe { bindings::pci_msix_vec_count(as_raw(device)) };
-    let Ok(count) = c_uint::try_from(count) else {
-        return Ok(false);
+    let wanted = unsafe { bindings::pci_msix_vec_count(as_raw(device)) };
+    let Ok(wanted) = c_uint::try_from(wanted) else {
+        return Ok(None);
     };
     device.set_master();
-    let interrupts = Interrupts::new(device, count, name, handler)?;
-    // Whatever becomes of the driver's data, this is dropped before the device is unbound.
-    devres::register::<_, Error>(device.as_ref(), Ok(interrupts), GFP_KERNEL)?;
-    Ok(true)
+    let vectors = Vectors::new(device, wanted, handler)?;
+    Ok(Some(Interrupts {
+        count: vectors.requested.len(),
+        wanted: wanted as usize,
+        // Whatever becomes of the driver's data, they are freed before the device is unbound.
+        vectors: UntilUnbound::new(device, vectors)?,
+    }))
 }
 
 impl<T: Handler> Interrupts<T> {
-    fn new(
-        device: &pci::Device<Bound>,
-        count: c_uint,
-        name: &'static CStr,
-        handler: Arc<T>,
-    ) -> Result<Self> {
-        let requested = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Returns how many the device can send, of which the machine may have no room for all.
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Waits for handlers that run, and frees the interrupts. Does nothing where that was done. Sleeps.
+    pub(crate) fn free(&self) {
+        self.vectors.end();
+    }
+}
+
+impl<T: Handler> Vectors<T> {
+    /// Takes up to `wanted` interrupts, and one at least.
+    fn new(device: &pci::Device<Bound>, wanted: c_uint, handler: Arc<T>) -> Result<Self> {
+        let requested = KVec::with_capacity(wanted as usize, GFP_KERNEL)?;
         // SAFETY: The device is valid by its type.
         let allocated = unsafe {
-            bindings::pci_alloc_irq_vectors(as_raw(device), count, count, bindings::PCI_IRQ_MSIX)
+            bindings::pci_alloc_irq_vectors(as_raw(device), 1, wanted, bindings::PCI_IRQ_MSIX)
         };
-        if allocated < 0 {
-            return Err(Error::from_errno(allocated));
-        }
+        let count = c_uint::try_from(allocated).map_err(|_| Error::from_errno(allocated))?;
         // INVARIANT: Just allocated, and none is requested yet.
-        let mut interrupts = Self {
+        let mut vectors = Self {
             device: device.into(),
             requested,
             handler,
         };
         for index in 0..count {
-            interrupts.request(index, name)?;
+            vectors.request(index)?;
         }
-        Ok(interrupts)
+        Ok(vectors)
     }
 
-    fn request(&mut self, index: c_uint, name: &'static CStr) -> Result {
+    fn request(&mut self, index: c_uint) -> Result {
         // SAFETY: The device is valid by its type.
         let irq = unsafe { bindings::pci_irq_vector(as_raw(&self.device), index) };
         let irq = c_uint::try_from(irq).map_err(|_| Error::from_errno(irq))?;
         let cookie = Arc::as_ptr(&self.handler).cast_mut().cast();
-        // SAFETY: The interrupt is the device's. The name is static, and the handler is there until the interrupt is freed,
-        // in `drop`, or below.
-        to_result(unsafe {
-            bindings::request_irq(irq, Some(handle::<T>), 0, name.as_char_ptr(), cookie)
-        })?;
+        let name = self.device.as_ref().name().as_char_ptr();
+        // SAFETY: The interrupt is the device's. The name is there as long as the device, and the handler is until the
+        // interrupt is freed, in `drop`, or below.
+        to_result(unsafe { bindings::request_irq(irq, Some(handle::<T>), 0, name, cookie) })?;
         // INVARIANT: Just requested.
         self.requested.push(irq, GFP_KERNEL).map_err(|error| {
             // SAFETY: Just requested, with this cookie.
@@ -105,7 +123,7 @@ impl<T: Handler> Interrupts<T> {
     }
 }
 
-impl<T: Handler> Drop for Interrupts<T> {
+impl<T: Handler> Drop for Vectors<T> {
     fn drop(&mut self) {
         for &irq in &self.requested {
             let cookie = Arc::as_ptr(&self.handler).cast_mut().cast();
@@ -119,9 +137,9 @@ impl<T: Handler> Drop for Interrupts<T> {
 
 /// # Safety
 ///
-/// Called by the interrupts of an [`Interrupts`], whose cookie it is.
+/// Called by the interrupts of a [`Vectors`], whose cookie it is.
 unsafe extern "C" fn handle<T: Handler>(_irq: c_int, cookie: *mut c_void) -> bindings::irqreturn_t {
-    // SAFETY: By the type invariant of `Interrupts` this is the address of its handler, which is there until the interrupt is
+    // SAFETY: By the type invariant of `Vectors` this is the address of its handler, which is there until the interrupt is
     // freed.
     let handler: &T = unsafe { &*cookie.cast_const().cast() };
     handler.handle();

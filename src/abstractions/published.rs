@@ -30,13 +30,18 @@ impl<T: Send + Sync + 'static> Published<T> {
 
     /// Puts a value there. Sleeps. Fails with `EBUSY` where there is one.
     pub(crate) fn publish(&'static self, value: Arc<T>) -> Result<Publication<T>> {
-        self.with(|place| {
-            if place.is_some() {
-                return Err(EBUSY);
+        // Where it finds no place it is dropped without the lock.
+        let refused = self.with(|place| match place {
+            Some(_) => Some(value),
+            None => {
+                *place = Some(value);
+                None
             }
-            *place = Some(value);
-            Ok(Publication(self))
-        })
+        });
+        match refused {
+            Some(_) => Err(EBUSY),
+            None => Ok(Publication(self)),
+        }
     }
 
     /// Returns the value, if there is one. Sleeps.

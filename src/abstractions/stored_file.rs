@@ -72,7 +72,7 @@ impl FileQueues {
             // A completion has ended the last wait for it, and may not have returned: in an interrupt, or in a worker of
             // the file system's.
             // SAFETY: May be called from any context that may sleep.
-            unsafe { helpers::abstractions_helper_synchronize_completions() };
+            unsafe { helpers::abstractions_helper_synchronize_kernel_code() };
         }
     }
 }

@@ -108,6 +108,8 @@ impl<'a> PfnFault<'a> {
             return;
         }
         let touched = self.fault.index() >> PMD_ORDER;
+        // All of them are in one table.
+        let order = order.min(PMD_ORDER);
         let first = touched >> order << order;
         for number in first..first + (1 << order) {
             if number != touched {
@@ -242,14 +244,16 @@ impl<T: PfnOperations> PfnOperationsTable<T> {
         let page_end = (address | ((1 << PAGE_SHIFT) - 1)) + 1;
         let len = (len.max(0) as usize).min(page_end.min(end) - address);
         let offset = ((first << PAGE_SHIFT) + (address - start)) as u64;
-        let transfer = if write == 0 {
+        let may = |flag| flags & flag != 0;
+        let transfer = if write == 0 && may(kernel::mm::virt::flags::READ) {
             // SAFETY: By the requirements of this function.
             Transfer::Read(unsafe { core::slice::from_raw_parts_mut(buffer.cast(), len) })
-        } else if flags & kernel::mm::virt::flags::WRITE != 0 {
+        } else if write != 0 && may(kernel::mm::virt::flags::WRITE) {
             // SAFETY: By the requirements of this function.
             Transfer::Write(unsafe { core::slice::from_raw_parts(buffer.cast(), len) })
         } else {
-            // A debugger writes to what its program may not, by a copy: which there cannot be.
+            // A debugger writes to what its program may not, by a copy: which there cannot be. And it reads what is protected
+            // from its program: here a device would answer to it.
             return EINVAL.to_errno();
         };
         match T::access(file, offset, transfer) {

@@ -6,10 +6,12 @@
 
 use super::Backing;
 use crate::abi;
+use crate::abstractions::capability::check_pci_is_not_locked_down;
 use crate::abstractions::device_memory::{
     flush_writes, CacheMode, Demand, DeviceMemory, OpenMemory,
 };
-use crate::abstractions::file_operations::{is_open_for_sync, SyncRange};
+use crate::abstractions::device_span::{Piece, Width};
+use crate::abstractions::file_operations::{is_open_for_sync, is_open_for_writing, SyncRange};
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::sched;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -38,13 +40,23 @@ pub(crate) struct BarBacking {
 }
 
 impl BarBacking {
-    /// Makes a backing of a BAR's memory that is cached so where nobody asks for it to be uncached.
+    /// Makes a backing of a BAR's memory that is cached so where nobody asks for it to be uncached: write-back only what is
+    /// memory and nothing else.
     pub(crate) fn new(memory: Arc<DeviceMemory>, mode: CacheMode) -> Self {
         Self { memory, mode }
     }
 
     pub(crate) fn memory(&self) -> &DeviceMemory {
         &self.memory
+    }
+
+    /// Fails with `EPERM` where the kernel is locked down and this may be registers, as sysfs does: any mapping counts as
+    /// one to be written through. What the driver knows to be memory and nothing else ends up in no kernel by a store.
+    fn check_may_be_changed(&self) -> Result {
+        match self.mode {
+            CacheMode::WriteBack => Ok(()),
+            _ => check_pci_is_not_locked_down(),
+        }
     }
 }
 
@@ -59,6 +71,9 @@ impl Backing for BarBacking {
     }
 
     fn open(&self, file: &File) -> Result<OpenMemory> {
+        if is_open_for_writing(file) {
+            self.check_may_be_changed()?;
+        }
         self.memory.open(if is_open_for_sync(file) {
             Demand::Exactly(CacheMode::Uncached)
         } else {
@@ -67,6 +82,7 @@ impl Backing for BarBacking {
     }
 
     fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
+        self.check_may_be_changed()?;
         desc.shared()?
             .map_device_memory::<BarMapping>(&self.memory.access(Wait::Allowed)?)
     }
@@ -78,10 +94,12 @@ impl Backing for BarBacking {
     ) -> Result<usize> {
         let (memory, wait) = (&device.backing().memory, may_wait(kiocb));
         let start = u64::try_from(kiocb.ki_pos())?;
-        let mut buffer = Buffer::new(bytes_before(start, iov.len(), memory.len()), wait)?;
-        let copied = in_chunks(start, iov.len(), memory.len(), |position, len| {
+        let room = bytes_before(start, iov.len(), memory.len());
+        let mut buffer = Buffer::new(room, wait)?;
+        let copied = in_chunks(start, room, memory.len(), |position, len| {
             let chunk = buffer.first(len);
-            memory.access(wait)?.read(position, chunk)?;
+            let piece = Piece::of(len, room);
+            memory.access(wait)?.read(position, chunk, piece)?;
             match iov.copy_to_iter(chunk) {
                 0 => Err(EFAULT),
                 copied => Ok(copied),
@@ -107,8 +125,13 @@ impl Backing for BarBacking {
             let chunk = buffer.first(len);
             match iov.copy_from_iter(chunk) {
                 0 => Err(EFAULT),
+                // One access of the device is made whole or not at all.
+                copied if copied < room && Width::of(start, room).is_some() => Err(EFAULT),
                 copied => {
-                    memory.access(wait)?.write(position, &chunk[..copied])?;
+                    let piece = Piece::of(copied, room);
+                    memory
+                        .access(wait)?
+                        .write(position, &chunk[..copied], piece)?;
                     Ok(copied)
                 }
             }
@@ -153,8 +176,8 @@ impl Backing for BarBacking {
     }
 
     fn frame(&self, index: usize) -> Option<(u64, u64)> {
-        let is_there = index < self.memory.pages();
-        is_there.then(|| (self.memory.frame_of(index), PAGE_SIZE as u64))
+        let frame = self.memory.span().frame_of(index)?;
+        Some((frame as u64, PAGE_SIZE as u64))
     }
 
     fn huge(&self) -> Huge {
@@ -162,7 +185,7 @@ impl Backing for BarBacking {
     }
 
     fn largest_folio(&self) -> usize {
-        if can_map_huge() && self.memory.has_piece(PMD_SIZE) {
+        if can_map_huge() && self.memory.span().has_piece(PMD_SIZE as u64) {
             PMD_SIZE
         } else {
             PAGE_SIZE

@@ -79,6 +79,16 @@ impl Machines {
         0..self.mapping.len() - PAGE
     }
 
+    /// Rings the other machine by one of the interrupts that it can be given.
+    pub fn ring_by(&self, interrupt: u16) -> io::Result<()> {
+        let number = word(&self.mapping, self.room().end, 1 - self.side, NUMBER);
+        let other = number.load(Ordering::SeqCst);
+        // Whatever the other says: a number that nobody has interrupts nobody.
+        let doorbell = ((other as u32) << 16) | u32::from(interrupt);
+        pwrite(&self.registers, &doorbell.to_le_bytes(), DOORBELL)?;
+        Ok(())
+    }
+
     /// Waits until the other machine's program has come as far as this one, which is at `step` now.
     /// What either has stored before is then seen by the other. Steps only go up.
     ///
@@ -162,12 +172,7 @@ impl Meeting {
 /// Rings by an interrupt of the other machine, which raises an event of its device, once the two have met.
 impl Bell for Machines {
     fn ring(&self) -> io::Result<()> {
-        let number = word(&self.mapping, self.room().end, 1 - self.side, NUMBER);
-        let other = number.load(Ordering::SeqCst);
-        // Whatever the other says: a number that nobody has interrupts nobody.
-        let doorbell = (other as u32) << 16;
-        pwrite(&self.registers, &doorbell.to_le_bytes(), DOORBELL)?;
-        Ok(())
+        self.ring_by(0)
     }
 
     fn sleep(&self, limit: Duration) -> io::Result<()> {

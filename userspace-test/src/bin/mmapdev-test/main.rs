@@ -247,6 +247,14 @@ fn main() {
                 },
             ),
             ("leaks", leaks::TESTS),
+            (
+                "pci::leaks",
+                if pci.is_empty() { &[] } else { leaks::TESTS },
+            ),
+            (
+                "vms::leaks",
+                if vms.is_empty() { &[] } else { leaks::TESTS },
+            ),
         ]
     } else {
         &[]

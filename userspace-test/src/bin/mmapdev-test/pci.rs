@@ -14,14 +14,17 @@ use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::monitor::Monitor;
 use mmapdev_userspace::pci::{self, PciDevice};
+use mmapdev_userspace::ring::Ring;
 use mmapdev_userspace::{abi, pagemap, slowness, smaps, HUGE_PAGE, MIB, PAGE};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{ftruncate, memfd_create, MemfdFlags, Mode, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{getpid, Uid};
 use serde_json::json;
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -176,9 +179,17 @@ pub(crate) const TESTS: &[Test] = &[
     Test::with("a_device_without_memory_is_not_bound", NONE, || {
         // The controller of the SMBus has I/O ports alone.
         let ports = PciDevice::at("0000:00:1f.3");
+        let mut log = Mark::now()?;
         assert_errno(ports.bind(), Errno::NODEV, "binding");
         assert!(!ports.is_bound());
-        Ok(())
+        assert_says(&mut log, &ports, "has no BAR that is memory")
+    }),
+    Test::with("a_bridge_is_not_bound", NONE, || {
+        let bridge = one(0x1b36, 0x0001);
+        let mut log = Mark::now()?;
+        assert_errno(bridge.bind(), Errno::NODEV, "binding");
+        assert!(!bridge.is_bound());
+        assert_says(&mut log, &bridge, "is a bridge")
     }),
     Test::with("the_mapping_is_the_devices_own_memory", NONE, || {
         let ivshmem = shared();
@@ -241,6 +252,27 @@ pub(crate) const TESTS: &[Test] = &[
                     let mut seen = vec![0; len];
                     assert_eq!(pread(&device, &mut seen, offset)?, len);
                     assert!(seen == bytes[..len], "{len} at {offset}");
+                }
+            }
+            Ok(())
+        },
+    ),
+    Test::with(
+        "many_bytes_of_uncached_memory_come_back_as_they_were",
+        NONE,
+        || {
+            let device = open_with(&shared(), MEMORY, OFlags::RDWR | OFlags::SYNC)?;
+            let bytes: Vec<u8> = (0..70_001u32).map(|at| (at % 251) as u8).collect();
+            for offset in [0, 1, 2, 3, 5, 6, 4093] {
+                for len in [1, 2, 3, 4, 5, 7, 8, 9, 31, 4099, 16_384, 16_392, 70_001] {
+                    let around = vec![0xee; len + 16];
+                    assert_eq!(pwrite(&device, &around, offset)?, around.len());
+                    assert_eq!(pwrite(&device, &bytes[..len], offset + 8)?, len);
+                    let mut seen = vec![0; len + 16];
+                    assert_eq!(pread(&device, &mut seen, offset)?, seen.len());
+                    assert!(seen[8..8 + len] == bytes[..len], "{len} at {offset}");
+                    assert_eq!(seen[..8], [0xee; 8], "before {len} at {offset}");
+                    assert_eq!(seen[8 + len..], [0xee; 8], "after {len} at {offset}");
                 }
             }
             Ok(())
@@ -405,6 +437,8 @@ pub(crate) const TESTS: &[Test] = &[
         let written = mapping.pwrite_to(&file, 0, 0, PAGE);
         fs::remove_file("/mnt/disk/pci-direct")?;
         assert_errno(written, Errno::FAULT, "direct I/O");
+        let fixed = Ring::with_buffer(&mapping, 0, PAGE).map(drop);
+        assert_errno(fixed, Errno::FAULT, "a fixed buffer");
         Ok(())
     }),
     Test::with(
@@ -426,6 +460,9 @@ pub(crate) const TESTS: &[Test] = &[
                 eight, [0xff; 8],
                 "one access of eight bytes, to which it has no answer"
             );
+            let mut two = [0; 2];
+            assert_eq!(pread(&device, &mut two, 0)?, 2);
+            assert_ne!(two, id[..2], "one access of two bytes, likewise");
             let value = 0x1234_5678u32;
             assert_eq!(pwrite(&device, &value.to_le_bytes(), EDU_TURNED as u64)?, 4);
             assert_eq!(pread(&device, &mut four, EDU_TURNED as u64)?, 4);
@@ -433,6 +470,25 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with("a_register_is_written_whole_or_not_at_all", NONE, || {
+        let edu = Bound::new(edu())?;
+        let device = open(&edu.0, 0)?;
+        let value = 0x1234_5678u32;
+        pwrite(&device, &value.to_le_bytes(), EDU_TURNED as u64)?;
+        // Memory that ends after two bytes.
+        let memory = Mapping::anonymous(2 * PAGE)?;
+        memory.touch_write(0, 2 * PAGE, 9);
+        memory.protect(PAGE, PAGE, MprotectFlags::empty())?;
+        let mut before = [0; 4];
+        pread(&device, &mut before, EDU_TURNED as u64)?;
+        let written = memory.pwrite_to(&device, EDU_TURNED as u64, PAGE - 2, 4);
+        assert_errno(written, Errno::FAULT, "half a register");
+        assert_eq!(device.counters()?.bytes_written, 4);
+        let mut after = [0; 4];
+        pread(&device, &mut after, EDU_TURNED as u64)?;
+        assert_eq!(after, before);
+        Ok(())
+    }),
     Test::with("registers_are_accessed_through_the_mapping", NONE, || {
         let edu = Bound::new(edu())?;
         let device = open(&edu.0, 0)?;
@@ -447,6 +503,10 @@ pub(crate) const TESTS: &[Test] = &[
         NONE,
         || {
             // ivshmem's registers.
+            let mut log = Mark::now()?;
+            shared().unbind()?;
+            shared().bind()?;
+            assert_says(&mut log, &shared(), "less than a page: not to be mapped")?;
             let device = open(&shared(), 0)?;
             assert_eq!(device.size()?, 256);
             assert_eq!(device.info()?.largest_folio as usize, PAGE);
@@ -580,6 +640,7 @@ pub(crate) const TESTS: &[Test] = &[
             let types = || pci::memory_types(bar.start, bar.len);
             assert_eq!(types()?, [""; 0], "nobody has it open");
             let device = open(&ivshmem, MEMORY)?;
+            assert_eq!(cache_mode(&device)?, "write-back");
             let mapping = Mapping::shared(&device, SIZE)?;
             mapping.touch_write(0, SIZE, 1);
             assert_eq!(types()?, ["write-back"]);
@@ -592,19 +653,73 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     Test::with("what_may_be_read_ahead_is_write_combining", NONE, || {
         let testdev = Bound::new(testdev())?;
-        for (index, expected) in [(0, "uncached-minus"), (2, "write-combining")] {
+        for (index, told, expected) in [
+            (0, "uncached", "uncached-minus"),
+            (2, "write-combining", "write-combining"),
+        ] {
             let bar = testdev.0.bar(index)?.expect("a BAR");
             let device = open(&testdev.0, index)?;
+            assert_eq!(cache_mode(&device)?, told);
             let mapping = Mapping::shared(&device, bar.len as usize)?;
             mapping.touch_read(0, mapping.len());
             assert_eq!(pci::memory_types(bar.start, bar.len)?, [expected]);
         }
         Ok(())
     }),
+    Test::with(
+        "what_may_be_read_ahead_is_uncached_with_o_sync",
+        NONE,
+        || {
+            let testdev = Bound::new(testdev())?;
+            let bar = testdev.0.bar(2)?.expect("a BAR");
+            let device = open_with(&testdev.0, 2, OFlags::RDWR | OFlags::SYNC)?;
+            assert_eq!(cache_mode(&device)?, "uncached");
+            let mapping = Mapping::shared(&device, bar.len as usize)?;
+            mapping.touch_write(0, mapping.len(), 3);
+            assert_eq!(pci::memory_types(bar.start, bar.len)?, ["uncached-minus"]);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "how_it_is_cached_is_what_the_kernel_has_made_of_it",
+        NONE,
+        || {
+            // Somebody has it mapped by sysfs before anybody can claim it.
+            let ivshmem = shared();
+            let bar = ivshmem.bar(MEMORY)?.expect("a BAR");
+            for (attribute, told) in [
+                ("resource2", "uncached"),
+                ("resource2_wc", "write-combining"),
+            ] {
+                ivshmem.unbind()?;
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .open(ivshmem.path(attribute))?;
+                let earlier = Mapping::shared(&file, SIZE)?;
+                ivshmem.bind()?;
+                let device = open(&ivshmem, MEMORY)?;
+                assert_eq!(cache_mode(&device)?, told);
+                let mapping = Mapping::shared(&device, SIZE)?;
+                mapping.store(PAGE, 7);
+                let types = pci::memory_types(bar.start, bar.len)?;
+                assert!(!types.contains(&"write-back".to_string()), "{types:?}");
+                drop((mapping, device));
+                let uncached = open_with(&ivshmem, MEMORY, OFlags::RDWR | OFlags::SYNC);
+                match told {
+                    "uncached" => drop(uncached?),
+                    _ => assert_errno(uncached, Errno::BUSY, "what cannot be had"),
+                }
+                drop(earlier);
+            }
+            Ok(())
+        },
+    ),
     Test::with("who_opens_it_with_o_sync_has_it_uncached", NONE, || {
         let ivshmem = shared();
         let bar = ivshmem.bar(MEMORY)?.expect("a BAR");
         let device = open_with(&ivshmem, MEMORY, OFlags::RDWR | OFlags::SYNC)?;
+        assert_eq!(cache_mode(&device)?, "uncached");
         let mapping = Mapping::shared(&device, SIZE)?;
         mapping.store(9, 9);
         let mut byte = [0];
@@ -613,6 +728,7 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(pci::memory_types(bar.start, bar.len)?, ["uncached-minus"]);
         // The stricter way is no wrong to whoever did not ask for it.
         let other = open(&ivshmem, MEMORY)?;
+        assert_eq!(cache_mode(&other)?, "uncached");
         Mapping::shared(&other, SIZE)?.store(9, 8);
         assert_eq!(mapping.load(9), 8);
         assert_eq!(pci::memory_types(bar.start, bar.len)?, ["uncached-minus"]);
@@ -779,6 +895,7 @@ pub(crate) const TESTS: &[Test] = &[
         // In the middle of the last of its BARs.
         let range = format!("action=4 start={} len=4096", bar.start + MIB as u64);
         module::insert(&Path::new(module::FOLDER).join("rig_test.ko"), &range)?;
+        let mut log = Mark::now()?;
         let result = testdev.bind();
         let claimed = fs::read_to_string("/proc/iomem")?;
         rustix::system::delete_module(c"rig_test", 0)?;
@@ -797,6 +914,7 @@ pub(crate) const TESTS: &[Test] = &[
             (1, 1),
             "and nothing stays claimed: {claimed}"
         );
+        assert_says(&mut log, &testdev, "BAR 2 is another driver's")?;
         drop(Bound::new(testdev)?);
         Ok(())
     }),
@@ -813,6 +931,20 @@ pub(crate) const TESTS: &[Test] = &[
         )
     },
     Test::with("a_bar_that_is_open_keeps_its_device_awake", NONE, awake),
+    Test::with("an_open_that_fails_keeps_no_device_awake", NONE, || {
+        let limit = slowness() * Duration::from_secs(10);
+        let testdev = Bound::new(testdev())?;
+        let status = "power/runtime_status";
+        testdev.0.write("power/control", "auto")?;
+        testdev.0.wait_for(status, "suspended", limit)?;
+        let device = open(&testdev.0, 2)?;
+        assert_eq!(testdev.0.read(status)?, "active");
+        let uncached = open_with(&testdev.0, 2, OFlags::RDWR | OFlags::SYNC);
+        assert_errno(uncached, Errno::BUSY, "uncached beside write-combining");
+        drop(device);
+        testdev.0.wait_for(status, "suspended", limit)?;
+        testdev.0.write("power/control", "on")
+    }),
     Test {
         limit: Some(Duration::from_secs(60)),
         ..Test::with(
@@ -821,7 +953,62 @@ pub(crate) const TESTS: &[Test] = &[
             under_fire,
         )
     },
+    Test {
+        limit: LONG,
+        ..Test::with(
+            "no_touch_and_no_fork_keeps_what_is_just_being_unbound",
+            NONE,
+            kept_across_unbinding,
+        )
+    },
+    Test::with(
+        "a_device_that_is_removed_is_a_bus_error_to_touch",
+        NONE,
+        || {
+            let ivshmem = shared();
+            let device = open(&ivshmem, MEMORY)?;
+            let mapping = Mapping::shared(&device, SIZE)?;
+            mapping.store(PAGE, 42);
+            ivshmem.write("remove", "1")?;
+            assert!(!ivshmem.is_there());
+            assert!(!control::node(&ivshmem.name_of(MEMORY)).exists());
+            let address = mapping.address(PAGE);
+            for write in [false, true] {
+                assert_eq!(child::touch(address, write)?, Touch::BusError(address));
+            }
+            assert_errno(device.info(), Errno::NODEV, "a request");
+            fs::write("/sys/bus/pci/rescan", "1")?;
+            let new = open(&ivshmem, MEMORY)?;
+            assert_eq!(Mapping::shared(&new, SIZE)?.load(PAGE), 42);
+            assert_eq!(child::touch(address, false)?, Touch::BusError(address));
+            Ok(())
+        },
+    ),
+    // The last one, as nobody ends a lockdown.
+    Test::with(
+        "a_kernel_that_is_locked_down_lets_registers_be_read_alone",
+        NONE,
+        locked_down,
+    ),
 ];
+
+/// Checks that the kernel's log has a message about a device with these words.
+fn assert_says(log: &mut Mark, device: &PciDevice, words: &str) -> io::Result<()> {
+    let messages = log.messages()?;
+    let says = |text: &String| text.contains(device.address()) && text.contains(words);
+    assert!(messages.iter().any(says), "not {words:?}: {messages:?}");
+    Ok(())
+}
+
+/// Returns what fdinfo says of how a BAR is cached.
+fn cache_mode(device: &Device) -> io::Result<String> {
+    let number = device.as_fd().as_raw_fd();
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    let mut lines = text.lines();
+    let mode = lines.find_map(|line| line.strip_prefix("mmapdev-pci-cache:\t"));
+    mode.map(str::to_string)
+        .ok_or_else(|| io::Error::other(text.clone()))
+}
 
 /// Waits for something that the kernel does in its own time.
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
@@ -967,6 +1154,9 @@ fn debugger() -> io::Result<()> {
     let mapping = Mapping::shared(&device, SIZE)?;
     mapping.write(HUGE_PAGE - 4, b"mapped!!");
     pwrite(&device, b"not mapped", (3 * HUGE_PAGE) as u64)?;
+    let closed = Mapping::shared(&device, PAGE)?;
+    closed.store(0, 1);
+    closed.protect(0, PAGE, MprotectFlags::empty())?;
     let reader = open_with(&shared(), MEMORY, OFlags::RDONLY)?;
     let readable = Mapping::new(&reader, PAGE, ProtFlags::READ, MapFlags::SHARED, 0)?;
     let parent = getpid().as_raw_pid();
@@ -996,6 +1186,8 @@ fn debugger() -> io::Result<()> {
             Errno::IO,
             "a write where the program may only read",
         );
+        let read = memory.read_at(&mut bytes, at(&closed, 0));
+        assert_errno(read, Errno::IO, "a read of what the program has closed");
         Vec::new()
     })?;
     child.join();
@@ -1070,4 +1262,143 @@ fn under_fire() -> io::Result<()> {
         stop.store(true, Ordering::Relaxed);
         result
     })
+}
+
+/// Processes that touch page after page, and processes that fork, while the driver is unbound: what each of them has mapped,
+/// and what their children have, is gone when that is over.
+fn kept_across_unbinding() -> io::Result<()> {
+    const TOUCHERS: usize = 2;
+    const ROUNDS: usize = 12;
+    const NAP: Duration = Duration::from_millis(1);
+    /// How many children of a forker are there at a time.
+    const CHILDREN: u64 = 8;
+    let len = 2 * GIB;
+    for turn in 0..ROUNDS {
+        // What forkers have takes its time to be gone through: in most rounds there are none, and touches are cut off at once.
+        let forkers = usize::from(turn % 4 == 3);
+        // What all of them share: whether it is unbound, and then how far each is.
+        let board = memfd_create("board", MemfdFlags::CLOEXEC)?;
+        ftruncate(&board, PAGE as u64)?;
+        let board = Mapping::shared(&board, PAGE)?;
+        let unbound = board.word(0);
+        let progress = |number: usize| board.word(64 * (1 + number));
+        let zeros = File::open("/dev/zero")?;
+        // By a call, so that a page that is gone is an error and no signal.
+        let touch =
+            |mapping: &Mapping, offset: usize| match mapping.pread_from(&zeros, 0, offset, 8) {
+                Ok(count) => count == 8,
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(Errno::FAULT.raw_os_error()));
+                    false
+                }
+            };
+        let is_over = || unbound.load(Ordering::SeqCst) != 0;
+        let mut children = Vec::new();
+        for number in 0..TOUCHERS {
+            children.push(Child::run(|| {
+                let device = open(&large(), MEMORY).expect("the BAR");
+                // The last few, a page each: they are gone through in no time, so that a touch that is on its way
+                // may well come after.
+                let mut kept = VecDeque::new();
+                for count in 1.. {
+                    let offset = (count * 7919 * PAGE as u64) % len as u64;
+                    let new = Mapping::new(&device, PAGE, READ_WRITE, MapFlags::SHARED, offset);
+                    let Ok(mapping) = new else {
+                        assert_errno(new, Errno::NODEV, "mmap()");
+                        break;
+                    };
+                    let is_there = touch(&mapping, 0);
+                    kept.push_back(mapping);
+                    if !is_there {
+                        break;
+                    }
+                    if kept.len() > 8 {
+                        kept.pop_front();
+                    }
+                    progress(number).store(count, Ordering::Relaxed);
+                }
+                while !is_over() {
+                    thread::sleep(NAP);
+                }
+                for mapping in &kept {
+                    assert!(!touch(mapping, 0), "a page has stayed");
+                }
+                Vec::new()
+            })?);
+        }
+        for number in TOUCHERS..TOUCHERS + forkers {
+            children.push(Child::run(|| {
+                let device = open(&large(), MEMORY).expect("the BAR");
+                let mapping = Mapping::shared_aligned(&device, len, GIB).expect("a mapping");
+                for offset in (0..len).step_by(HUGE_PAGE) {
+                    touch(&mapping, offset);
+                }
+                let round = progress(number);
+                let check = || {
+                    for offset in (0..len).step_by(HUGE_PAGE) {
+                        assert!(!touch(&mapping, offset), "page {offset:#x} has stayed");
+                    }
+                    Vec::new()
+                };
+                let mut forked = VecDeque::new();
+                for now in 1.. {
+                    if is_over() {
+                        break;
+                    }
+                    let child = Child::run(|| {
+                        while !is_over() {
+                            if round.load(Ordering::Relaxed) >= now + CHILDREN {
+                                return Vec::new();
+                            }
+                            thread::sleep(NAP);
+                        }
+                        check()
+                    });
+                    forked.push_back(child.expect("a fork"));
+                    round.store(now, Ordering::Relaxed);
+                    if forked.len() as u64 > CHILDREN {
+                        forked.pop_front().map(Child::join);
+                    }
+                }
+                forked.into_iter().for_each(|child| drop(child.join()));
+                check()
+            })?);
+        }
+        wait_for(|| {
+            let all =
+                (0..TOUCHERS + forkers).map(|number| progress(number).load(Ordering::Relaxed));
+            let enough = |(number, count)| count >= if number < TOUCHERS { 200 } else { 4 };
+            all.enumerate().all(enough).then_some(())
+        })?;
+        large().unbind()?;
+        unbound.store(1, Ordering::SeqCst);
+        for child in children {
+            child.join();
+        }
+        large().bind()?;
+    }
+    Ok(())
+}
+
+/// As the manual page kernel_lockdown(7) has it of sysfs: what may be registers is neither written to nor mapped.
+fn locked_down() -> io::Result<()> {
+    let edu = Bound::new(edu())?;
+    let before = open(&edu.0, 0)?;
+    fs::write("/sys/kernel/security/lockdown", "integrity")?;
+    for flags in [OFlags::RDWR, OFlags::WRONLY] {
+        assert_errno(open_with(&edu.0, 0, flags), Errno::PERM, "opening");
+    }
+    let device = open_with(&edu.0, 0, OFlags::RDONLY)?;
+    let mut id = [0; 4];
+    assert_eq!(pread(&device, &mut id, 0)?, 4);
+    assert_eq!(id, EDU_ID.to_le_bytes());
+    for device in [&device, &before] {
+        let mapping = Mapping::new(device, PAGE, ProtFlags::READ, MapFlags::SHARED, 0);
+        assert_errno(mapping, Errno::PERM, "mapping");
+    }
+    // What is memory and nothing else can be used as before.
+    let memory = open_memory()?;
+    Mapping::shared(&memory, SIZE)?.store(0, 1);
+    assert_eq!(pwrite(&memory, &[2], 0)?, 1);
+    Ok(())
 }
