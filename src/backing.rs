@@ -105,6 +105,9 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
         Ok(())
     }
 
+    /// Has nobody see pages any more that are beyond [`Self::foreign_size`]. Waits for nothing.
+    fn cut_off(&self, _guard: &WriteGuard<'_>) {}
+
     /// Returns whether [`Self::foreign_size`] may be what it was and has to be followed all the same.
     fn must_follow(&self) -> bool {
         false

@@ -178,6 +178,12 @@ impl<B: Backing> Device<B> {
             }
         }
         if self.is_stuck.load(Relaxed) {
+            // What was cut off since is seen by nobody all the same.
+            let size = self.backing.foreign_size();
+            if size.is_some_and(|size| size < self.pages().size()) && !self.has_ended() {
+                self.backing
+                    .cut_off(&self.pages().lock_for_writing_always());
+            }
             Self::follow_size_later(self.into());
         }
     }

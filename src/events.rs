@@ -89,7 +89,10 @@ impl Events {
     pub(crate) fn signal_with(&self, seen: &Seen, eventfd: EventFd) -> Result {
         let eventfd = Arc::new(eventfd, GFP_KERNEL_ACCOUNT)?;
         let _changes = self.changes.lock();
-        let count = self.targets.lock().len();
+        let current = self.targets.lock();
+        let others = current.iter().filter(|target| target.file != seen.file);
+        let count = others.count();
+        drop(current);
         if count >= MOST_TARGETS {
             return Err(ENOSPC);
         }

@@ -215,7 +215,10 @@ impl PfnOperations for BarMapping {
         let access = open.device().backing().memory().access(Wait::Allowed)?;
         match transfer {
             Transfer::Read(bytes) => access.read(offset, bytes, Piece::Whole),
-            Transfer::Write(bytes) => access.write(offset, bytes, Piece::Whole),
+            Transfer::Write(bytes) => {
+                open.device().backing().check_may_be_changed()?;
+                access.write(offset, bytes, Piece::Whole)
+            }
         }
     }
 }

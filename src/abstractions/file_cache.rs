@@ -44,7 +44,7 @@ use kernel::types::ForeignOwnable;
 /// # Invariants
 ///
 /// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` points at `source`.
-/// - This value owns the only reference to it, but for those of the flusher, which waits for nothing of ours.
+/// - This value owns the only reference to it, but for those of the flusher, which waits for nobody who waits for it.
 /// - The inode was made on `_mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
     inode: NonNull<bindings::inode>,
@@ -204,10 +204,10 @@ impl FileCache {
     pub(crate) fn answer_first_write<'a>(
         &self,
         write: FirstWrite<'a>,
-        is_over: impl FnOnce() -> bool,
+        is_over: impl Fn() -> bool,
     ) -> Installed<'a> {
-        if self.changing().wait_while_closed(Wait::Allowed).is_err() {
-            return write.refuse();
+        while self.changing().is_closed() && !is_over() && !sched::is_being_killed() {
+            fsleep(Delta::from_millis(1));
         }
         let Ok(guard) = self.lock_shared_against_invalidation(Wait::Allowed) else {
             return write.refuse();
@@ -244,10 +244,7 @@ impl FileCache {
         if unsafe { (*(*kiocb.as_raw()).ki_filp).f_mapping } != self.as_raw() {
             return Err(EINVAL);
         }
-        let index = u64::try_from(kiocb.ki_pos())? >> PAGE_SHIFT;
-        if !self.has(index as usize) {
-            self.wait_while_closed(may_wait(kiocb))?;
-        }
+        self.wait_while_closed(may_wait(kiocb))?;
         let left = end.saturating_sub(u64::try_from(kiocb.ki_pos())?);
         // SAFETY: The kiocb and the iterator are valid by their types, and the file maps this page cache.
         let read = unsafe {
@@ -319,13 +316,19 @@ impl FileCache {
         // SAFETY: By the requirements of this function.
         let source = unsafe { Self::source_of(mapping) };
         let store = &source.store;
-        source.changing.wait_to_write();
-        let _writing = source.writing.read();
+        let mut writing = None;
         let _scope = WriteBackScope::enter();
         let mut transfer = Transfer::new(store, Direction::Write);
         let mut folio = core::ptr::null_mut();
         let mut error = 0;
         loop {
+            if writing.is_none() || source.changing.is_closed() {
+                // What was collected is on its way while others have their turn.
+                transfer.begin();
+                drop(writing.take());
+                source.changing.wait_to_write();
+                writing = Some(source.writing.read());
+            }
             // SAFETY: By the requirements of this function; the folio is the one that the last call gave.
             folio = unsafe { bindings::writeback_iter(mapping, control, folio, &mut error) };
             if folio.is_null() {

@@ -28,7 +28,7 @@ use super::sched;
 use kernel::bindings;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::time::delay::fsleep;
 use kernel::time::{Delta, Instant, Monotonic};
 
@@ -109,8 +109,9 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// After how long for which locks were held by others, these are kept from taking them again.
-    const FAIR: Delta = Delta::from_millis(50);
+    /// While locks are held by others: when, in milliseconds of each round, these are kept from taking them again.
+    const CLOSED_MS: core::ops::Range<i64> = 50..350;
+    const ROUND_MS: i64 = 1350;
 
     fn new(patience: Patience) -> Self {
         Self {
@@ -150,9 +151,9 @@ enum Restless {
 /// What is about to be done, which says which folios are in the way.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Change {
-    /// To make the page cache shorter: those that are being read or written, and one that the new end divides and
-    /// that a device may be about to write to.
-    Truncate,
+    /// To make the page cache shorter, so many bytes: those that are being read or written, and one that the new end
+    /// divides and that a device may be about to write to.
+    Truncate(u64),
     /// To make it longer: also those that are yet to be written, and all that a device may be about to write to.
     Extend,
 }
@@ -162,8 +163,9 @@ impl FileCache {
     ///
     /// Context: any that may read the size of a file.
     pub(crate) fn note_change(&self) {
-        let seen = self.size().max(self.changing().next_size.load(Relaxed));
-        if self.store().size() < seen {
+        // In this order: if that is over, the size is seen that has come of it.
+        let next = self.changing().next_size.load(Acquire);
+        if self.store().size() < self.size().max(next) {
             self.store().note_shorter();
         }
     }
@@ -179,8 +181,9 @@ impl FileCache {
     /// - `EFBIG`: the size is beyond what the VFS can count.
     /// - `EBUSY`: for longer than `patience` pages that have to go are being read or written, or are stored to again and
     ///   again, or cannot be written back for want of memory, or pages that stay are pinned that would go with them.
-    ///   No byte is lost, the page cache is no longer than the file, and what was mapped beyond its end is not mapped
-    ///   any more; a touch that was under way may have mapped a page there once more. To be tried again.
+    ///   No byte is lost, the page cache is no longer than the file, and pages beyond its end are not mapped any more; a
+    ///   touch that was under way may have mapped one there once more, and the page that the end divides is as it was. To
+    ///   be tried again.
     pub(crate) fn follow(
         &self,
         guard: &WriteGuard<'_>,
@@ -218,7 +221,7 @@ impl FileCache {
             } else {
                 Ok(())
             };
-            self.changing().next_size.store(0, Relaxed);
+            self.changing().next_size.store(0, Release);
             self.changing().clean_from.store(usize::MAX, Relaxed);
             result?;
         }
@@ -264,22 +267,42 @@ impl FileCache {
         let page = PAGE_SIZE as u64;
         let end = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
         let after = bindings::loff_t::try_from(new.next_multiple_of(page)).map_err(|_| EFBIG)?;
-        // First of all nobody sees or brings in what is beyond any more, and what is written there ends at once. The
-        // kernel's own functions look at the size again with the folio locked. (One that has looked already may map
-        // the page yet, which is undone below, or by the next attempt.)
-        self.changing().has_rest.store(true, Relaxed);
-        guard.set_size_alone(end);
-        // SAFETY: The address space is alive. A length of 0 means all the rest.
-        unsafe { bindings::unmap_mapping_range(self.as_raw(), after, 0, 1) };
+        self.hide(guard, end, after);
         let first = (new >> PAGE_SHIFT) as usize;
         let mut attempts = Attempts::new(patience);
-        let at_rest = self.lock_at_rest(guard, first, Change::Truncate, &mut attempts)?;
+        let at_rest = self.lock_at_rest(guard, first, Change::Truncate(new), &mut attempts)?;
         let before = self.resident_bytes();
         // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
         unsafe { bindings::truncate_pagecache(self.host(), end) };
         *removed += before.saturating_sub(self.resident_bytes());
         drop(at_rest);
         self.changing().has_rest.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Has nobody see or bring in pages beyond byte `end`, the first of which is at `after`; what is written there ends at
+    /// once.
+    ///
+    /// The kernel's own functions look at the size again with the folio locked. (One that has looked already may map the
+    /// page yet, until they are taken out.)
+    fn hide(&self, guard: &WriteGuard<'_>, end: bindings::loff_t, after: bindings::loff_t) {
+        self.changing().has_rest.store(true, Relaxed);
+        guard.set_size_alone(end);
+        // SAFETY: The address space is alive. A length of 0 means all the rest.
+        unsafe { bindings::unmap_mapping_range(self.as_raw(), after, 0, 1) };
+    }
+
+    /// Does of [`Self::follow`] what waits for nothing: nobody sees pages any more that are beyond the file's end. `guard`
+    /// must be this page cache's: `EINVAL` where it is not.
+    pub(crate) fn cut_off(&self, guard: &WriteGuard<'_>, most: u64) -> Result {
+        if !guard.is_of(self) {
+            return Err(EINVAL);
+        }
+        let lasting = self.store().lasting_size().min(most);
+        if lasting < self.size() {
+            let after = lasting.next_multiple_of(PAGE_SIZE as u64);
+            self.hide(guard, lasting.try_into()?, after.try_into()?);
+        }
         Ok(())
     }
 
@@ -297,11 +320,9 @@ impl FileCache {
     ) -> Result {
         let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
         let first = (self.size() >> PAGE_SHIFT) as usize;
-        let start = (first << PAGE_SHIFT) as bindings::loff_t;
         let mut attempts = Attempts::new(patience);
         loop {
-            // SAFETY: The address space is alive.
-            unsafe { bindings::filemap_flush_range(self.as_raw(), start, bindings::loff_t::MAX) };
+            self.begin_to_settle(first);
             let at_rest = self.lock_at_rest(guard, first, Change::Extend, &mut attempts)?;
             let before = self.resident_bytes();
             // SAFETY: The address space is alive, and locked against whoever brings in pages.
@@ -329,9 +350,11 @@ impl FileCache {
         guard: &'a WriteGuard<'_>,
         attempts: &mut Attempts,
     ) -> Result<InvalidateGuard<'a>> {
-        self.lock_fairly(attempts, |_| {
-            guard.try_lock_against_faults().ok_or(Restless::Locked)
-        })
+        self.lock_fairly(
+            attempts,
+            |_| guard.try_lock_against_faults().ok_or(Restless::Locked),
+            || {},
+        )
     }
 
     /// Does the same when nothing from page `first` on is being read or written.
@@ -343,16 +366,22 @@ impl FileCache {
         attempts: &mut Attempts,
     ) -> Result<AtRest<'a>> {
         let mut last_seen = None;
-        self.lock_fairly(attempts, |this| {
+        // (Nothing of it is closed then: that would wait for whoever closes it.)
+        let settle = || {
+            if change == Change::Extend {
+                self.begin_to_settle(first);
+            }
+        };
+        let attempt = |this: &'a Self| {
             // What was in the way the last time is so mostly still: it is looked at without a lock.
             if let Some(index) = last_seen {
-                this.look(first, index, index + 1, change)?;
+                this.look(index, index + 1, change)?;
             }
             let result = (|| {
                 let invalidate = guard.try_lock_against_faults().ok_or(Restless::Locked)?;
                 // Reading begins under the invalidate lock or the inode lock, writing with this held for reading.
                 let writing = this.writing().try_write().ok_or(Restless::Locked)?;
-                this.look(first, first, usize::MAX, change)?;
+                this.look(first, usize::MAX, change)?;
                 Ok(AtRest {
                     _writing: writing,
                     invalidate,
@@ -360,23 +389,31 @@ impl FileCache {
             })();
             if let Err(Restless::InTheWay(index)) = &result {
                 last_seen = Some(*index);
-                if change == Change::Extend {
-                    let start = ((*index) << PAGE_SHIFT) as bindings::loff_t;
-                    // SAFETY: The address space is alive.
-                    unsafe {
-                        bindings::filemap_flush_range(this.as_raw(), start, bindings::loff_t::MAX)
-                    };
-                }
             }
             result
-        })
+        };
+        self.lock_fairly(attempts, attempt, settle)
     }
 
-    /// Tries something until it succeeds. Where others have the locks all the time, they are kept from taking them.
+    /// Makes what is in the way of an extension leave: what is dirty from page `first` on is begun to be written, and
+    /// mappings let go of it. Waits for nobody but whoever keeps pages from being written, see [`Changing`].
+    fn begin_to_settle(&self, first: usize) {
+        let start = (first << PAGE_SHIFT) as bindings::loff_t;
+        // SAFETY: The address space is alive. A length of 0 means all the rest.
+        unsafe {
+            bindings::unmap_mapping_range(self.as_raw(), start, 0, 0);
+            bindings::filemap_flush_range(self.as_raw(), start, bindings::loff_t::MAX);
+        }
+    }
+
+    /// Tries something until it succeeds. Where others have the locks all the time, they are kept from taking them for a
+    /// while, and not for longer: one of them may be what those that have them wait for. Where folios are in the way,
+    /// `settle` is called between two attempts.
     fn lock_fairly<'a, T>(
         &'a self,
         attempts: &mut Attempts,
         mut attempt: impl FnMut(&'a Self) -> Result<T, Restless>,
+        mut settle: impl FnMut(),
     ) -> Result<T> {
         let mut locked_since: Option<Instant<Monotonic>> = None;
         let result = loop {
@@ -384,14 +421,15 @@ impl FileCache {
                 Ok(value) => break Ok(value),
                 Err(Restless::Locked) => {
                     let since = *locked_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > Attempts::FAIR {
-                        self.changing().is_closed.store(true, Relaxed);
-                    }
+                    let phase = since.elapsed().as_millis_ceil() % Attempts::ROUND_MS;
+                    let is_closed = Attempts::CLOSED_MS.contains(&phase);
+                    self.changing().is_closed.store(is_closed, Relaxed);
                 }
                 // That may need what others wait for.
                 Err(Restless::InTheWay(_)) => {
                     locked_since = None;
                     self.changing().is_closed.store(false, Relaxed);
+                    settle();
                 }
             }
             if let Err(error) = attempts.next() {
@@ -402,16 +440,16 @@ impl FileCache {
         result
     }
 
-    /// Looks whether a folio that has one of the pages from `start` to `end`, exclusive, is in the way of a change from
-    /// page `first` on. Does not wait for any.
-    fn look(&self, first: usize, start: usize, end: usize, change: Change) -> Result<(), Restless> {
+    /// Looks whether a folio that has one of the pages from `start` to `end`, exclusive, is in the way of a change.
+    /// Does not wait for any.
+    fn look(&self, start: usize, end: usize, change: Change) -> Result<(), Restless> {
         let mut index = start;
         while let Some(found) = self.next_present(index, end) {
             index = found + 1;
             if let Some(folio) = self.get_folio(found) {
                 let is_moving = folio.is_locked() || folio.is_under_write_back();
                 let is_in_the_way = match change {
-                    Change::Truncate => folio.index() < first && folio.may_be_pinned(),
+                    Change::Truncate(new) => folio.start() < new && folio.may_be_pinned(),
                     Change::Extend => folio.is_dirty() || folio.may_be_pinned(),
                 };
                 if is_moving || is_in_the_way {

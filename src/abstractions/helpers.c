@@ -543,6 +543,19 @@ void __iomem *abstractions_helper_ioremap(phys_addr_t start, size_t size, unsign
 	return ioremap(start, size);
 }
 
+/* Whether a touch by one CPU of what is being taken away is through when abstractions_helper_synchronize_kernel_code() is. */
+bool abstractions_helper_can_wait_for_kernel_code(void)
+{
+	return !IS_ENABLED(CONFIG_PREEMPT_RT) &&
+	       (IS_ENABLED(CONFIG_TASKS_RCU) || !IS_ENABLED(CONFIG_PREEMPTION));
+}
+
+/* Whether the kernel takes the registers of a device for those of BARs. */
+bool abstractions_helper_pci_has_bars(const struct pci_dev *pdev)
+{
+	return !pdev->non_compliant_bars && !pdev->is_virtfn;
+}
+
 /* How a mapping is cached that was asked for with a mode: where the kernel keeps a record, that has the last word. */
 unsigned int abstractions_helper_ioremapped_mode(void __iomem *address, unsigned int mode)
 {
@@ -553,7 +566,7 @@ unsigned int abstractions_helper_ioremapped_mode(void __iomem *address, unsigned
 
 	if (!entry)
 		return ABSTRACTIONS_UNCACHED;
-	bits = pte_flags(*entry);
+	bits = pte_val(*entry);
 	if (level != PG_LEVEL_4K)
 		bits = pgprot_val(pgprot_large_2_4k(__pgprot(bits)));
 	bits &= _PAGE_CACHE_MASK;
@@ -662,7 +675,8 @@ u64 abstractions_helper_per_cpu_sum_u64(u64 __percpu *counter)
 
 void abstractions_helper_cond_resched(void)
 {
-	cond_resched();
+	/* Preempted or not: who waits for tasks to come to such a place does not wait for a long loop. */
+	cond_resched_tasks_rcu_qs();
 }
 
 bool abstractions_helper_fatal_signal_pending(void)

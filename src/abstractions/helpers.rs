@@ -216,6 +216,8 @@ extern "C" {
     pub(super) fn abstractions_helper_wmb();
 
     // pci_device.rs
+    pub(super) fn abstractions_helper_can_wait_for_kernel_code() -> bool;
+    pub(super) fn abstractions_helper_pci_has_bars(pdev: *const bindings::pci_dev) -> bool;
     pub(super) fn abstractions_helper_pci_resource_flags(
         dev: *mut bindings::pci_dev,
         bar: c_int,

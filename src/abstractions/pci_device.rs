@@ -122,10 +122,19 @@ fn register_of(index: u32) -> usize {
 
 /// Returns what a register that reads 0 keeps of an address: nothing where there is no BAR.
 ///
-/// The device need not be kept from answering meanwhile, as the kernel does to learn a size: a BAR that has no address answers
-/// at 0, in the machine's RAM, where only other devices could notice, and for a moment does so in another place there.
+/// The device is not kept from answering meanwhile, as the kernel does to learn a size: a BAR that has no address answers at 0,
+/// in the machine's RAM, where only other devices could notice, and for a moment does so in another place. Where that place is
+/// not RAM, and where the kernel says that the registers are none of BARs, it is not looked, and there is no BAR.
 fn kept_in(device: &pci::Device<Core<'_>>, index: u32) -> Result<u32> {
     const ADDRESS: u32 = 1 << 31;
+    // SAFETY: The device is valid by its type; the other function takes any page frame.
+    let may_look = unsafe {
+        helpers::abstractions_helper_pci_has_bars(as_raw(device))
+            && bindings::page_is_ram(ADDRESS as c_ulong >> PAGE_SHIFT) != 0
+    };
+    if !may_look {
+        return Ok(0);
+    }
     let (space, register) = (device.config_space(), register_of(index));
     space.try_write32(ADDRESS, register)?;
     let kept = space.try_read32(register)?;

@@ -57,8 +57,9 @@ pub(crate) fn handle_until_unbound<T: Handler>(
     let Ok(wanted) = c_uint::try_from(wanted) else {
         return Ok(None);
     };
-    device.set_master();
     let vectors = Vectors::new(device, wanted, handler)?;
+    // Such an interrupt is a write of the device's to memory.
+    device.set_master();
     Ok(Some(Interrupts {
         count: vectors.requested.len(),
         wanted: wanted as usize,

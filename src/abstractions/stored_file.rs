@@ -643,7 +643,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Begins to move what was added.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         if let Some(request) = self.request.take() {
             let request: Arc<Request> = request.into();
             if self.direction == Direction::Read && self.store.can_hurry {

@@ -57,10 +57,14 @@ pub(crate) struct PfnFault<'a> {
     order: u32,
 }
 
-/// Returns whether one PMD entry can map page frames that are no pages, on this architecture.
+/// Returns whether one PMD entry can map page frames that are no pages: on this architecture, and where whoever takes the
+/// memory away can wait for a fork that has such an entry in its hands, see [`super::device_memory`].
 pub(crate) fn can_map_huge() -> bool {
-    // SAFETY: Has no requirements.
-    unsafe { helpers::abstractions_helper_supports_pmd_pfnmap() }
+    // SAFETY: Have no requirements.
+    unsafe {
+        helpers::abstractions_helper_supports_pmd_pfnmap()
+            && helpers::abstractions_helper_can_wait_for_kernel_code()
+    }
 }
 
 impl<'a> PfnFault<'a> {

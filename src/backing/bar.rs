@@ -52,7 +52,7 @@ impl BarBacking {
 
     /// Fails with `EPERM` where the kernel is locked down and this may be registers, as sysfs does: any mapping counts as
     /// one to be written through. What the driver knows to be memory and nothing else ends up in no kernel by a store.
-    fn check_may_be_changed(&self) -> Result {
+    pub(crate) fn check_may_be_changed(&self) -> Result {
         match self.mode {
             CacheMode::WriteBack => Ok(()),
             _ => check_pci_is_not_locked_down(),
@@ -115,6 +115,8 @@ impl Backing for BarBacking {
         kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
         iov: &mut IovIterSource<'_>,
     ) -> Result<usize> {
+        // Each time, as sysfs does: the machine may have been locked down since.
+        device.backing().check_may_be_changed()?;
         let (memory, wait) = (&device.backing().memory, may_wait(kiocb));
         let room = bytes_before(start, iov.len(), memory.len());
         if room == 0 {

@@ -70,7 +70,7 @@ impl FileBacking {
     pub(crate) fn answer_first_write<'a>(
         &self,
         write: FirstWrite<'a>,
-        is_over: impl FnOnce() -> bool,
+        is_over: impl Fn() -> bool,
     ) -> Installed<'a> {
         self.cache.answer_first_write(write, is_over)
     }
@@ -184,6 +184,11 @@ impl Backing for FileBacking {
 
     fn wait_to_bring_in(&self) -> Result {
         self.cache.wait_while_closed(Wait::Allowed)
+    }
+
+    fn cut_off(&self, guard: &WriteGuard<'_>) {
+        // (The guard is that of these pages, and a file's size can be counted.)
+        let _ = self.cache.cut_off(guard, self.most);
     }
 
     fn must_follow(&self) -> bool {
