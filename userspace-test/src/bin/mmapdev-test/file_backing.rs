@@ -14,7 +14,7 @@ use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, KIB, MIB, PAGE};
-use rustix::fs::{fdatasync, fsync, ftruncate, memfd_create, MemfdFlags, OFlags};
+use rustix::fs::{fadvise, fdatasync, fsync, ftruncate, memfd_create, MemfdFlags, OFlags};
 use rustix::io::{pread, preadv2, pwrite, read, write, Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process;
@@ -453,6 +453,52 @@ pub(crate) const TESTS: &[Test] = &[
                 assert_eq!(scene.on_disk(place, 30)?, bytes, "write {index}");
             }
             Ok(())
+        },
+    ),
+    Test::with(
+        "a_file_that_grows_while_pages_are_missed_all_the_time_is_followed",
+        NONE,
+        || {
+            const END: usize = MIB + 100;
+            let scene = Scene::new(END)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, 2 * MIB)?;
+            mapping.advise(0, 2 * MIB, Advice::Random)?;
+            let file = OpenOptions::new().write(true).open(path(NAME))?;
+            let is_done = AtomicBool::new(false);
+            thread::scope(|scope| {
+                let mut missers = Vec::new();
+                for _ in 0..3 {
+                    missers.push(scope.spawn(|| -> io::Result<()> {
+                        while !is_done.load(Relaxed) {
+                            // All that is clean goes, and is missed.
+                            fadvise(&device, 0, None, rustix::fs::Advice::DontNeed)?;
+                            mapping.touch_read(0, MIB);
+                        }
+                        Ok(())
+                    }));
+                }
+                let grown = (0..60_usize).try_for_each(|index| {
+                    let place = END + 30 * index;
+                    mapping.write(END - 8, &index.to_ne_bytes());
+                    file.write_all_at(&[index as u8 + 1; 30], place as u64)?;
+                    let (size, seen) = (device.size()?, mapping.read(place, 30));
+                    let stored = mapping.read(END - 8, 8);
+                    if size == place + 30
+                        && seen == [index as u8 + 1; 30]
+                        && stored == index.to_ne_bytes()
+                    {
+                        return Ok(());
+                    }
+                    let what = format!("write {index}: {size} bytes, {seen:?}, {stored:?}");
+                    Err(io::Error::other(what))
+                });
+                is_done.store(true, Relaxed);
+                for misser in missers {
+                    misser.join().expect("no panic")?;
+                }
+                grown
+            })
         },
     ),
     Test::with(
