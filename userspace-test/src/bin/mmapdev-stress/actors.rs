@@ -24,7 +24,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Barrier;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes in a device when it is whole.
 pub(crate) const SIZE: usize = 12 * MIB;
@@ -476,7 +476,13 @@ impl<'a> Actor<'a> {
             Some(file) => file.set_len((pages * PAGE) as u64)?,
             None => device.resize((pages * PAGE) as u64)?,
         }
-        let seen = device.size()?;
+        let mut seen = device.size()?;
+        // That of a file is followed a little later where a page at the end is pinned or written for long.
+        let deadline = Instant::now() + slowness() * Duration::from_secs(10);
+        while self.scene.file.is_some() && seen != pages * PAGE && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+            seen = device.size()?;
+        }
         ensure(seen == pages * PAGE, || {
             format!(
                 "a resize to {} bytes: the size is {seen} afterwards",
