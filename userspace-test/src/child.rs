@@ -2,6 +2,7 @@
 
 //! Child processes that report results, panics and faults faithfully.
 
+use crate::mapping;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
@@ -46,14 +47,16 @@ impl Child {
     /// Forks a child that runs `body` and ends.
     ///
     /// The child has only the thread that forked: what another thread had locked stays locked in it. So
-    /// let no other thread run that shares locks with `body`.
+    /// let no other thread run that shares locks with `body`; those of mappings are seen to.
     pub fn run(body: impl FnOnce() -> Vec<u8>) -> io::Result<Self> {
         let (report, reporter) = pipe_with(PipeFlags::CLOEXEC)?;
+        let alone = mapping::keep_others_out();
         // SAFETY: The C library keeps its own state usable in the child. A lock of a thread that the
         // child lacks would be waited for in vain, which is no error of memory.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
+                drop(alone);
                 drop(report);
                 REPORT.store(reporter.as_raw_fd(), Ordering::Relaxed);
                 panic::set_hook(Box::new(|info| {
@@ -78,6 +81,7 @@ impl Child {
                 unsafe { libc::_exit(if sent.is_ok() { 0 } else { 1 }) }
             }
             pid => {
+                drop(alone);
                 let pid = Pid::from_raw(pid).expect("fork gives a process id");
                 let process = process::pidfd_open(pid, PidfdFlags::empty())?;
                 Ok(Self {

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// A mapping of a file, or of no file.
@@ -35,6 +35,12 @@ unsafe impl Sync for Mapping {}
 
 /// All mappings that there are: address and length.
 static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+/// Keeps other threads from mapping anything until it is dropped: for a fork, whose child could never do so else where one of
+/// them was at it.
+pub(crate) fn keep_others_out() -> impl Drop {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Returns whether the kernel may be given an address to write up to `len` bytes to: what is there is part of
 /// a [`Mapping`], whose bytes are only accessed atomically, or nothing at all.
