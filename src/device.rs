@@ -174,7 +174,7 @@ impl<B: Backing> Device<B> {
             let guard = self.pages().lock_for_writing_always();
             // Somebody else may have tried meanwhile.
             if !self.is_stuck.load(Relaxed) {
-                self.follow_size_under(&guard, Patience::Call);
+                self.follow_size_under(&guard, Patience::Some);
             }
         }
         if self.is_stuck.load(Relaxed) {
@@ -361,7 +361,7 @@ impl<B: Backing> WorkItem for Device<B> {
     fn run(this: Arc<Self>) {
         if this.size_has_changed() {
             let guard = this.pages().lock_for_writing_always();
-            this.follow_size_under(&guard, Patience::Work);
+            this.follow_size_under(&guard, Patience::Some);
         }
         if this.size_has_changed() && !this.has_ended() {
             // It has changed again; or has to be tried again, and who keeps it from going on, or would have to wait

@@ -94,10 +94,9 @@ const MOMENT: Delta = Delta::from_millis(1);
 /// How long to try what others keep from being done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// As long as a call may take for it.
-    Call,
-    /// As long as others may be kept waiting for it again and again.
-    Work,
+    /// Some seconds, as long as a call may take for it: long enough for a slow disk to write a folio, which is stored to
+    /// again as soon as this is given up.
+    Some,
     /// For as long as it takes: until they have been killed, if need be.
     All,
 }
@@ -117,8 +116,7 @@ impl Attempts {
         Self {
             begun: Instant::now(),
             limit: match patience {
-                Patience::Call => Some(Delta::from_secs(2)),
-                Patience::Work => Some(Delta::from_millis(300)),
+                Patience::Some => Some(Delta::from_secs(5)),
                 Patience::All => None,
             },
         }
