@@ -44,7 +44,7 @@ pub(crate) mod device_span;
 pub(crate) mod eventfd;
 pub(crate) mod file_cache;
 pub(crate) mod file_operations;
-pub(crate) mod file_size;
+mod file_size;
 pub(crate) mod file_watch;
 pub(crate) mod folio;
 mod helpers;

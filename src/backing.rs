@@ -7,7 +7,6 @@ pub(crate) mod file;
 pub(crate) mod memory;
 
 use crate::abstractions::file_operations::SyncRange;
-use crate::abstractions::file_size::Patience;
 use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
 use crate::abstractions::stored_file::StoredFile;
 use crate::abstractions::vm_area_desc::VmAreaDesc;
@@ -119,13 +118,8 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
     }
 
     /// Makes the page cache as large as [`Self::foreign_size`] says, and adds to `_removed` how many bytes of memory went
-    /// by that. Fails with `EBUSY` where it takes longer than the patience.
-    fn follow_size(
-        &self,
-        _guard: &WriteGuard<'_>,
-        _patience: Patience,
-        _removed: &mut u64,
-    ) -> Result {
+    /// by that. Fails with `EBUSY` where it takes longer than some seconds.
+    fn follow_size(&self, _guard: &WriteGuard<'_>, _removed: &mut u64) -> Result {
         Ok(())
     }
 

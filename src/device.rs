@@ -6,7 +6,6 @@
 //! [`crate::mapping`].
 
 use crate::abi;
-use crate::abstractions::file_size::Patience;
 use crate::abstractions::file_watch::Watcher;
 use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::{AddressSpace, Wait, WriteGuard};
@@ -174,7 +173,7 @@ impl<B: Backing> Device<B> {
             let guard = self.pages().lock_for_writing_always();
             // Somebody else may have tried meanwhile.
             if !self.is_stuck.load(Relaxed) {
-                self.follow_size_under(&guard, Patience::Some);
+                self.follow_size_under(&guard);
             }
         }
         if self.is_stuck.load(Relaxed) {
@@ -201,7 +200,7 @@ impl<B: Backing> Device<B> {
         Ok(())
     }
 
-    fn follow_size_under(&self, guard: &WriteGuard<'_>, patience: Patience) {
+    fn follow_size_under(&self, guard: &WriteGuard<'_>) {
         // Somebody else may have done it meanwhile.
         if !self.size_has_changed() || self.has_ended() {
             return;
@@ -212,7 +211,7 @@ impl<B: Backing> Device<B> {
         // As in `resize`.
         self.size.store(self.size(), Relaxed);
         let mut removed = 0;
-        let result = self.backing.follow_size(guard, patience, &mut removed);
+        let result = self.backing.follow_size(guard, &mut removed);
         self.is_stuck.store(result.is_err(), Relaxed);
         let size = self.pages().size();
         self.size.store(size, Relaxed);
@@ -361,7 +360,7 @@ impl<B: Backing> WorkItem for Device<B> {
     fn run(this: Arc<Self>) {
         if this.size_has_changed() {
             let guard = this.pages().lock_for_writing_always();
-            this.follow_size_under(&guard, Patience::Some);
+            this.follow_size_under(&guard);
         }
         if this.size_has_changed() && !this.has_ended() {
             // It has changed again; or has to be tried again, and who keeps it from going on, or would have to wait

@@ -93,7 +93,7 @@ const MOMENT: Delta = Delta::from_millis(1);
 
 /// How long to try what others keep from being done.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
+enum Patience {
     /// Some seconds, as long as a call may take for it: long enough for a slow disk to write a folio, which is stored to
     /// again as soon as this is given up.
     Some,
@@ -177,25 +177,19 @@ impl FileCache {
     /// # Errors
     ///
     /// - `EFBIG`: the size is beyond what the VFS can count.
-    /// - `EBUSY`: for longer than `patience` pages that have to go are being read or written, or are stored to again and
+    /// - `EBUSY`: for some seconds pages that have to go are being read or written, or are stored to again and
     ///   again, or cannot be written back for want of memory, or pages that stay are pinned that would go with them.
     ///   No byte is lost, the page cache is no longer than the file, and pages beyond its end are not mapped any more; a
     ///   touch that was under way may have mapped one there once more, and the page that the end divides is as it was. To
     ///   be tried again.
-    pub(crate) fn follow(
-        &self,
-        guard: &WriteGuard<'_>,
-        most: u64,
-        patience: Patience,
-        removed: &mut u64,
-    ) -> Result {
+    pub(crate) fn follow(&self, guard: &WriteGuard<'_>, most: u64, removed: &mut u64) -> Result {
         if !guard.is_of(self) {
             return Err(EINVAL);
         }
         let lasting = self.store().lasting_size().min(most);
         if lasting < self.size() || self.changing().has_rest.load(Relaxed) {
             let end = lasting.min(self.size());
-            self.truncate(guard, end, patience, removed)?;
+            self.truncate(guard, end, Patience::Some, removed)?;
         }
         self.store().forget_shorter(lasting);
         let now = || self.store().lasting_size().min(most);
@@ -215,7 +209,7 @@ impl FileCache {
                 next = again;
             }
             let result = if next > self.size() {
-                self.extend(guard, next, patience, removed)
+                self.extend(guard, next, removed)
             } else {
                 Ok(())
             };
@@ -262,10 +256,7 @@ impl FileCache {
         patience: Patience,
         removed: &mut u64,
     ) -> Result {
-        let page = PAGE_SIZE as u64;
-        let end = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
-        let after = bindings::loff_t::try_from(new.next_multiple_of(page)).map_err(|_| EFBIG)?;
-        self.hide(guard, end, after);
+        let end = self.hide(guard, new)?;
         let first = (new >> PAGE_SHIFT) as usize;
         let mut attempts = Attempts::new(patience);
         let at_rest = self.lock_at_rest(guard, first, Change::Truncate(new), &mut attempts)?;
@@ -278,16 +269,19 @@ impl FileCache {
         Ok(())
     }
 
-    /// Has nobody see or bring in pages beyond byte `end`, the first of which is at `after`; what is written there ends at
-    /// once.
+    /// Has nobody see or bring in pages beyond byte `new`, which is returned as the VFS counts it; what is written there
+    /// ends at once. Fails with `EFBIG` where it cannot be counted.
     ///
     /// The kernel's own functions look at the size again with the folio locked. (One that has looked already may map the
     /// page yet, until they are taken out.)
-    fn hide(&self, guard: &WriteGuard<'_>, end: bindings::loff_t, after: bindings::loff_t) {
+    fn hide(&self, guard: &WriteGuard<'_>, new: u64) -> Result<bindings::loff_t> {
+        let count = |offset: u64| bindings::loff_t::try_from(offset).map_err(|_| EFBIG);
+        let (end, after) = (count(new)?, count(new.next_multiple_of(PAGE_SIZE as u64))?);
         self.changing().has_rest.store(true, Relaxed);
         guard.set_size_alone(end);
         // SAFETY: The address space is alive. A length of 0 means all the rest.
         unsafe { bindings::unmap_mapping_range(self.as_raw(), after, 0, 1) };
+        Ok(end)
     }
 
     /// Does of [`Self::follow`] what waits for nothing: nobody sees pages any more that are beyond the file's end. `guard`
@@ -298,8 +292,7 @@ impl FileCache {
         }
         let lasting = self.store().lasting_size().min(most);
         if lasting < self.size() {
-            let after = lasting.next_multiple_of(PAGE_SIZE as u64);
-            self.hide(guard, lasting.try_into()?, after.try_into()?);
+            self.hide(guard, lasting)?;
         }
         Ok(())
     }
@@ -309,16 +302,10 @@ impl FileCache {
     /// A page that the old end divided has zeros in memory where there are bytes now, and so have pages that were
     /// brought in beyond the end just when it moved: they leave memory, those that are dirty for the file. Nothing of
     /// that must become dirty through a mapping meanwhile. Fails as [`Self::follow`], with the size as it was.
-    fn extend(
-        &self,
-        guard: &WriteGuard<'_>,
-        new: u64,
-        patience: Patience,
-        removed: &mut u64,
-    ) -> Result {
+    fn extend(&self, guard: &WriteGuard<'_>, new: u64, removed: &mut u64) -> Result {
         let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
         let first = (self.size() >> PAGE_SHIFT) as usize;
-        let mut attempts = Attempts::new(patience);
+        let mut attempts = Attempts::new(Patience::Some);
         loop {
             self.begin_to_settle(first);
             let at_rest = self.lock_at_rest(guard, first, Change::Extend, &mut attempts)?;

@@ -7,7 +7,6 @@ use super::Backing;
 use crate::abi;
 use crate::abstractions::file_cache::{self, Arrivals, Durability, FileCache};
 use crate::abstractions::file_operations::{is_open_for_writing, SyncRange};
-use crate::abstractions::file_size::Patience;
 use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
@@ -195,8 +194,8 @@ impl Backing for FileBacking {
         self.cache.store().was_shorter()
     }
 
-    fn follow_size(&self, guard: &WriteGuard<'_>, patience: Patience, removed: &mut u64) -> Result {
-        self.cache.follow(guard, self.most, patience, removed)
+    fn follow_size(&self, guard: &WriteGuard<'_>, removed: &mut u64) -> Result {
+        self.cache.follow(guard, self.most, removed)
     }
 
     fn set_size(&self, _guard: &WriteGuard<'_>, _old: u64, _new: u64) -> Result<u64> {
