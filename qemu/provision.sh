@@ -46,13 +46,13 @@ product() {
     mv -T "$PRODUCT" "$CACHE/$name"
 }
 
-check_namespace
 # What is stale here is deleted, so this must be nobody else's folder.
 if [[ ! -e $CACHE/provision.lock && $(ls -A "$CACHE" 2>/dev/null) ]]; then
     die "$CACHE holds other things: choose an empty folder with MMAPDEV_CACHE="
 fi
 { mkdir -p "$CACHE" && touch "$CACHE/provision.lock" && mkdir -p "$LOGS"; } 2>/dev/null ||
     die "cannot write to $CACHE: choose another place with MMAPDEV_CACHE="
+check_namespace
 if ! complete; then take_lock "$CACHE/provision.lock" "another run is preparing $CACHE: waiting for it"; fi
 if ! complete; then
     check_provisioning
