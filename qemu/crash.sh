@@ -66,7 +66,7 @@ kill_one() {
     kill -KILL "$(<"$pid")"
     wait $guest || true
     cp "$said" "$folder/said"
-    if grep -aE "$COMPLAINTS" "$BUILD/log/$name.console.log" >"$folder/complaints"; then
+    if complaints "$BUILD/log/$name.console.log" >"$folder/complaints"; then
         failed "$number" "the kernel complained" "$folder/complaints" && return
     fi
     if ! "$QEMU_DIR/enter.sh" sh -ec "$examine" sh "/mmapdev/build/crash/$number" "$2" >"$folder/check.log" 2>&1; then
@@ -83,12 +83,13 @@ failed() {
     tail -n 25 "$3" | sed 's/^/    | /'
 }
 
+trap end_groups EXIT
 say "SEED=$seed"
 RANDOM=$((seed % 32768))
 start=$SECONDS
 for ((number = 1; number <= kills; number++)); do
     while (($(jobs -rp | wc -l) >= 2)); do wait -n || true; done
-    kill_one $number $((seed * 1000 + number)) $((1 + RANDOM % 150)) $((RANDOM % 300)) &
+    in_group kill_one $number $((seed * 1000 + number)) $((1 + RANDOM % 150)) $((RANDOM % 300))
 done
 wait || true
 

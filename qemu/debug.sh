@@ -15,7 +15,7 @@ tests() {
     shift
     "$QEMU_DIR/boot.sh" --name "$name" --limit 3000 --memory 2G --debian \
         --append "init_on_alloc=0 page_poison=1 kunit.filter_glob=none" \
-        env SANITIZER=1 SLOWNESS=8 "$@" --skip tracing::perf --skip tracing::bpftrace
+        env SANITIZER=1 "$@" --skip tracing::perf --skip tracing::bpftrace
 }
 
 if (($#)); then

@@ -15,13 +15,6 @@ export TREE
 # shellcheck disable=SC2034
 GUEST=$BUILD${TREE:+/$TREE}
 
-# What a kernel that complains has in its log.
-# shellcheck disable=SC2034
-COMPLAINTS='WARNING: |BUG: |kernel BUG at|Oops: |general protection fault|Unable to handle|KASAN:|KFENCE:|UBSAN:'
-COMPLAINTS+='|possible .*(deadlock|locking)|inconsistent lock state|suspicious RCU|DEBUG_LOCKS_WARN|detected stall'
-# shellcheck disable=SC2034
-COMPLAINTS+='|soft lockup|hard LOCKUP|blocked for more than|unreferenced object|refcount_t: |[Bb]ad page'
-
 say() { printf '%s\n' "$*" >&2; }
 warn() { printf '%s\n' "WARNING: $*" >&2; }
 die() {
@@ -74,6 +67,22 @@ discard() {
     done
 }
 
+# complaints FILE: those of a kernel in its log; false where there are none. The tests in the guest look for the same.
+complaints() { grep -aFf "$QEMU_DIR/complaints.txt" "$1" | tr -d '\r'; }
+
+# in_group COMMAND...: runs it in the background, in a process group of its own, so that all of it can be ended: $! is its number.
+in_group() {
+    set -m
+    "$@" </dev/null &
+    set +m
+}
+
+# Ends all that runs in the background, each with its group; for a trap at the script's end.
+end_groups() {
+    local group
+    for group in $(jobs -rp); do kill -TERM -- "-$group" 2>/dev/null || true; done
+}
+
 elapsed() { printf '%d:%02d' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); }
 
 # progress TITLE LOG COMMAND...: runs COMMAND with its output in LOG, one line of progress; a
@@ -82,11 +91,8 @@ progress() {
     local title=$1 log=$2 start=$SECONDS status=0 pid
     shift 2
     mkdir -p "$(dirname "$log")"
-    # A process group of its own, so that an interrupt here can end all of it.
-    set -m
-    "$@" >"$log" 2>&1 </dev/null &
+    in_group "$@" >"$log" 2>&1
     pid=$!
-    set +m
     # shellcheck disable=SC2064 # the process id of now is meant
     trap "kill -TERM -- -$pid 2>/dev/null; exit 130" INT TERM HUP
     if [[ -t 2 ]]; then

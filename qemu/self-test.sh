@@ -5,15 +5,18 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 results=$BUILD/log/rig-self-test
+mkdir -p "$BUILD/boot"
+take_lock "$BUILD/boot/self-test.lock" "another run tests the rig in this folder: waiting for it"
 rm -rf "$results"
-mkdir -p "$results" "$BUILD/boot"
+mkdir -p "$results"
+trap end_groups EXIT
 
 # expect TITLE STATUS SENTENCE ARGUMENTS...: boot.sh with those arguments ends with that status and
 # says that sentence. Two guests run at a time.
 expect() {
     while (($(jobs -rp | wc -l) >= 2)); do wait -n || true; done
     count=$((count + 1))
-    run_one "rig-$count" "$@" &
+    in_group run_one "rig-$count" "$@"
 }
 
 run_one() { run "$1" "$2" "$3" "$4" "$QEMU_DIR/boot.sh" --name "$1" "${@:5}"; }

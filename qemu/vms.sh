@@ -12,9 +12,10 @@ socket=$BUILD/boot/vms.socket wire=$BUILD/boot/vms.wire
 failure=$BUILD/boot/vms.failure
 rm -f "$socket" "$failure"
 # By a name relative to there: that of a socket must be short.
-(cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M --vectors 2 --once) &
+serve() { cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M --vectors 2 --once; }
+in_group serve
 server=$!
-trap 'kill $server 2>/dev/null || true; rm -f "$socket" "$wire".* "$failure"' EXIT
+trap 'end_groups; rm -f "$socket" "$wire".* "$failure"' EXIT
 until [[ -S $socket ]]; do
     kill -0 $server || die "the server of the shared memory has ended"
     sleep 0.02
@@ -36,13 +37,16 @@ guest() {
     fi
 }
 
+# The same, with its number before each line.
+told_apart() { guest "$@" 2>&1 | sed -u "s/^/$1: /"; }
+
 # both BOOT-OPTIONS... -- COMMAND...: has each guest run the command, with its number, 0 or 1, for every SIDE in it.
 both() {
     local boot=() side guests=()
     while [[ $1 != -- ]]; do boot+=("$1") && shift; done
     shift
     for side in 0 1; do
-        (guest "$side" "${boot[@]}" "${@//SIDE/$side}" 2>&1 | sed -u "s/^/$side: /") &
+        in_group told_apart "$side" "${boot[@]}" "${@//SIDE/$side}"
         guests+=($!)
     done
     wait "${guests[@]}" || true
@@ -54,7 +58,7 @@ outputs=("$BUILD/log/vms-0.out.log" "$BUILD/log/vms-1.out.log")
 case ${1:-} in
 test)
     words=(env VMS=SIDE AREA=vms)
-    if [[ $TREE ]]; then words+=(SANITIZER=1 SLOWNESS=8); fi
+    if [[ $TREE ]]; then words+=(SANITIZER=1); fi
     both --limit "${TREE:+3}300" -- "${words[@]}" mmapdev-test "${@:2}"
     ;;
 demo)
