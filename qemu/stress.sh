@@ -10,9 +10,9 @@ duration=${1:?how many seconds}
 [[ $duration =~ ^[0-9]{1,6}$ ]] || die "SECONDS=$duration is no number of seconds"
 words=(--seconds "$duration")
 if [[ ${SEED:-} ]]; then words+=(--seed "$SEED"); fi
-slowness=8
 # The program ends what hangs by itself, and says what that was; the limit is for a guest that cannot. After an oops,
 # whose task may have died with locks that all others need, or with CPUs that never come back, it mostly cannot.
-limit=$((duration + 120 * slowness + 300))
-"$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 2G --nodes 2 --pci --append "oops=panic softlockup_panic=1" \
-    env SLOWNESS=$slowness mmapdev-stress "${words[@]}"
+limit=$((duration + 1300))
+# Pages are overwritten when they are freed: what the kernel still had of one would be seen.
+"$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 2G --nodes 2 --pci \
+    --append "oops=panic softlockup_panic=1 init_on_alloc=0 page_poison=1" mmapdev-stress "${words[@]}"

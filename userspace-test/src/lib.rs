@@ -48,6 +48,7 @@ pub mod fail_nth;
 pub mod idle;
 pub mod ivshmem_server;
 pub mod kernel_log;
+pub mod kmemleak;
 pub mod mapping;
 pub mod memory;
 pub mod message_ring;

@@ -24,6 +24,7 @@ use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::kernel_log::Mark;
+use mmapdev_userspace::kmemleak;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::memory;
 use mmapdev_userspace::module::Loaded;
@@ -398,6 +399,10 @@ impl Before {
 /// All of it: what was wrong, and the table.
 fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     let mut log = Mark::now()?;
+    let finds_leaks = kmemleak::is_there();
+    if finds_leaks {
+        kmemleak::begin()?;
+    }
     let before = Before::now()?;
     let module = Loaded::with("devices=0")?;
     let cgroup = Cgroup::new("stress")?;
@@ -428,7 +433,7 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
         children.push(Child::run_group(body)?);
     }
     let mut wrongs = watch(&board, children, &mut log, deadline)?;
-    let (table, idle) = report(&board, seconds)?;
+    let (mut table, idle) = report(&board, seconds)?;
     if !wrongs.is_empty() {
         // Whoever is left may be at the devices still.
         return Ok((wrongs, table));
@@ -451,6 +456,12 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
         .unload()
         .map_err(|error| wrong(format!("unloading in the end: {error}")))?;
     before.check()?;
+    if finds_leaks {
+        let lost = kmemleak::lost()?;
+        ensure(lost.is_empty(), || format!("memory is lost:\n{lost}"))?;
+    } else {
+        table.row(["leaks", "not looked for: the kernel has no DEBUG_KMEMLEAK"]);
+    }
     wrongs.extend(log.complaints()?);
     Ok((wrongs, table))
 }
