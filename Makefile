@@ -6,8 +6,11 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-pressure test-pci test-debug stress crash test-vms demo-vms bench-vms module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
 
-# Overrides from the command line reach the scripts as environment variables.
-export KDIR RUSTC KERNEL MIRROR MMAPDEV_CACHE ACCEL MODULE_ARGS TESTS SEED SLOWNESS
+# Variables from the command line reach the scripts as those of the environment do. KDIR is for the module alone: the
+# guests have Debian's kernel, whatever tree a kernel developer's environment names.
+ifeq ($(filter module,$(MAKECMDGOALS)),)
+override KDIR :=
+endif
 
 help: ## this text
 	@echo "make TARGET [VARIABLE=value]..., where TARGET is one of:"
