@@ -383,12 +383,12 @@ impl<F: FileOperations> FileOperationsTable<F> {
         } else {
             None
         },
-        // The kernel's splicing calls `read_iter`, and asks nobody whether it is there.
         fadvise: if F::HAS_FADVISE {
             Some(Self::fadvise)
         } else {
             None
         },
+        // The kernel's splicing calls `read_iter`, and asks nobody whether it is there.
         splice_read: if F::HAS_SPLICE_READ && F::HAS_READ_ITER {
             Some(Self::splice_read)
         } else {
