@@ -318,9 +318,6 @@ impl<B: Backing> Device<B> {
         if !folio.is_uptodate() {
             // It is being filled by whoever holds its lock.
             drop(self.pages().lock_folio(index, wait)?);
-            if !folio.is_uptodate() {
-                return Err(EIO);
-            }
         }
         // Of a folio with bad memory in it, all but the bad pages can be read.
         let wanted = match folio.is_poisoned() {
@@ -329,6 +326,6 @@ impl<B: Backing> Device<B> {
             false => wanted,
         };
         let offset = (position - folio.start()) as usize;
-        Ok(Some(folio.copy_to_iter(offset, wanted, iov)))
+        folio.copy_to_iter(offset, wanted, iov).map(Some)
     }
 }
