@@ -43,7 +43,8 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     /// Opens the device.
     ///
     /// As for a regular file, threads that share a descriptor get its position one after the other.
-    /// `RWF_NOWAIT` and `O_DIRECT` are allowed; the latter means nothing where pages are all there is.
+    /// `RWF_NOWAIT` and `O_DIRECT` are allowed; the latter means nothing where pages are all there is. What is written and
+    /// stored leaves the times of the node alone: it is on a file system of somebody else's, which may be frozen.
     ///
     /// Context: process; may sleep; runs under the lock of all misc devices, so it must not register
     /// or deregister one.

@@ -642,9 +642,13 @@ void abstractions_helper_file_set_mapping(struct file *file, struct address_spac
 	file_ra_state_init(&file->f_ra, mapping);
 }
 
+/*
+ * Without times, as a store would change those of the node under locks that its file system takes outside of them, and
+ * without a look at whether that is frozen: the kernel does so by itself where a mapping has no page_mkwrite.
+ */
 void abstractions_helper_file_set_modes(struct file *file)
 {
-	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS;
+	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS | FMODE_NOCMTIME;
 	if (mapping_unevictable(file->f_mapping))
 		file->f_mode |= FMODE_NOREUSE;
 }

@@ -268,11 +268,12 @@ impl<'a> FirstWrite<'a> {
     ///
     /// Mirrors `filemap_page_mkwrite()`, which waits instead, so that nobody can be killed: the file that is written to
     /// may want a lock that the one who touches holds. Nor is there anything to freeze in the page cache's own file
-    /// system. Does not wait.
+    /// system, and what its node is on has nothing to do with it: the times of that stay as they are, see
+    /// [`FileOperations::open`]. Does not wait.
+    ///
+    /// [`FileOperations::open`]: super::file_operations::FileOperations::open
     pub(super) fn try_mark_dirty(self) -> Result<Installed<'a>, Self> {
         let (mapping, folio) = (self.0.mapping(), self.folio());
-        // SAFETY: The mapped file is valid while the VMA is.
-        unsafe { bindings::file_update_time((*self.0.vma()).vm_file) };
         // SAFETY: The folio is referenced, by the caller of the handler.
         if !unsafe { helpers::abstractions_helper_folio_trylock(folio.as_ptr()) } {
             return Err(self);
