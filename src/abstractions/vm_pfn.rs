@@ -40,7 +40,7 @@ pub(crate) trait PfnOperations {
 
 /// Bytes that somebody wants to have from a mapping, or to put there.
 pub(crate) enum Transfer<'a> {
-    /// To be filled.
+    /// To be filled: zeros by now.
     Read(&'a mut [u8]),
     /// To be stored. The mapping may be written to.
     Write(&'a [u8]),
@@ -250,8 +250,12 @@ impl<T: PfnOperations> PfnOperationsTable<T> {
         let offset = ((first << PAGE_SHIFT) + (address - start)) as u64;
         let may = |flag| flags & flag != 0;
         let transfer = if write == 0 && may(kernel::mm::virt::flags::READ) {
-            // SAFETY: By the requirements of this function.
-            Transfer::Read(unsafe { core::slice::from_raw_parts_mut(buffer.cast(), len) })
+            // What is there is whatever the kernel has left on its stack, say, and whoever reads gets all of it.
+            // SAFETY: By the requirements of this function, and it has bytes from now on.
+            Transfer::Read(unsafe {
+                buffer.cast::<u8>().write_bytes(0, len);
+                core::slice::from_raw_parts_mut(buffer.cast(), len)
+            })
         } else if write != 0 && may(kernel::mm::virt::flags::WRITE) {
             // SAFETY: By the requirements of this function.
             Transfer::Write(unsafe { core::slice::from_raw_parts(buffer.cast(), len) })
