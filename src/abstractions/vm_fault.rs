@@ -112,6 +112,14 @@ impl VmFault {
         unsafe { (*(*self.vma()).vm_file).f_mapping }
     }
 
+    /// Returns whether the pages of the mapped file come from somewhere, as those of a [`FileCache`] do.
+    ///
+    /// [`FileCache`]: super::file_cache::FileCache
+    fn is_read_from_somewhere(&self) -> bool {
+        // SAFETY: The mapped file's address space is alive while the VMA is, and has operations.
+        unsafe { (*(*self.mapping()).a_ops).readahead.is_some() }
+    }
+
     /// Returns how many pages the mapped file has, a last one that is not whole included.
     fn pages_in_file(&self) -> usize {
         // SAFETY: The mapped file's inode is alive while the VMA is.
@@ -176,6 +184,10 @@ impl VmFault {
         let folio = match outcome {
             FaultOutcome::Present(folio) => folio,
             FaultOutcome::Done(Installed(reason, _)) => return reason,
+            FaultOutcome::FindOrRead if !self.is_read_from_somewhere() => {
+                kernel::pr_warn_once!("a fault handler wants a page read that is stored nowhere\n");
+                return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+            }
             FaultOutcome::FindOrRead => {
                 // SAFETY: The fault is valid, and the file it is in maps an `AddressSpace`, which has `read_folio`.
                 let reason = unsafe { bindings::filemap_fault(self.as_raw()) };
@@ -367,7 +379,12 @@ pub(crate) enum FaultOutcome<'a> {
     /// A touch that waits for a page can be killed. A page that cannot be read is `SIGBUS`, and so is one beyond the
     /// end. Mirrors `filemap_fault()`, which sleeps.
     ///
+    /// In a mapping of a [`PageCache`] it is `SIGBUS`: the kernel looks at the size before it locks the page cache, and so
+    /// may read ahead beyond an end that has moved, in folios that must not be there, see [`WriteGuard::set_size`].
+    ///
     /// [`VmOperations::found`]: super::vm_operations::VmOperations::found
+    /// [`PageCache`]: super::page_cache::PageCache
+    /// [`WriteGuard::set_size`]: super::page_cache::WriteGuard::set_size
     FindOrRead,
     /// There is no memory for it; the out-of-memory handling decides.
     OutOfMemory,
