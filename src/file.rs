@@ -97,7 +97,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         Some(self.device.pages())
     }
 
-    fn mmap_prepare(&self, desc: &VmAreaDesc<Self>) -> Result {
+    fn mmap_prepare(&self, desc: VmAreaDesc<'_, Self>) -> Result {
         self.device.check_alive()?;
         // The VFS checks this for regular files only.
         if !offsets_exist(desc.index(), desc.len(), PAGE_SHIFT) {

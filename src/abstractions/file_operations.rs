@@ -59,7 +59,7 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     /// Sets up a mapping of the file.
     ///
     /// Context: process, with the mmap lock held for writing.
-    fn mmap_prepare(&self, _desc: &VmAreaDesc<Self>) -> Result {
+    fn mmap_prepare(&self, _desc: VmAreaDesc<'_, Self>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
