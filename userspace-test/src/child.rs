@@ -6,6 +6,7 @@ use crate::mapping;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::thread::UnshareFlags;
 use rustix::time::Timespec;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -201,6 +202,14 @@ impl Child {
             other => panic!("in a child process: {other:?}"),
         }
     }
+}
+
+/// Puts this process, which has one thread, into a user namespace of its own, where it has all capabilities; in that which
+/// it comes from it has none any more.
+pub fn enter_user_namespace() -> io::Result<()> {
+    // SAFETY: Descriptors stay shared with whom they were shared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER)? };
+    Ok(())
 }
 
 fn reap(pid: Pid) -> io::Result<WaitStatus> {

@@ -1022,7 +1022,7 @@ fn traffic_during(body: impl FnOnce()) -> io::Result<Traffic> {
 }
 
 /// A block device whose bytes are those of a file in memory, on a file system of its own, and a device of ours of that.
-struct LoopDisk {
+pub(crate) struct LoopDisk {
     control: Control,
     file: File,
     bytes: Vec<u8>,
@@ -1031,7 +1031,7 @@ struct LoopDisk {
 impl LoopDisk {
     const FOLDER: &'static str = "/run/mmapdev-loop";
 
-    fn new(size: usize) -> io::Result<Self> {
+    pub(crate) fn new(size: usize) -> io::Result<Self> {
         fs::create_dir(Self::FOLDER)?;
         // One page more than the bytes, for what a tmpfs needs itself.
         let options = format!("size={}k", (size + PAGE) / KIB);
@@ -1061,12 +1061,12 @@ impl LoopDisk {
         })
     }
 
-    fn device(&self) -> io::Result<Device> {
+    pub(crate) fn device(&self) -> io::Result<Device> {
         Device::open_with(control::node("disk"), OFlags::RDWR)
     }
 
     /// Leaves the file system without room, and the file without its bytes.
-    fn fill_up(&self) -> io::Result<()> {
+    pub(crate) fn fill_up(&self) -> io::Result<()> {
         let size = self.bytes.len() as u64;
         self.file.set_len(0)?;
         self.file.set_len(size)?;

@@ -10,9 +10,10 @@ use mmapdev_userspace::{MIB, PAGE};
 use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
-use rustix::process::Uid;
+use rustix::process::{set_dumpable_behavior, DumpableBehavior, Uid};
 use std::fmt::Debug;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 
 const SMALL: &str = "size_mib=1";
 
@@ -53,6 +54,35 @@ pub(crate) const TESTS: &[Test] = &[
         opened.join();
         Ok(())
     }),
+    Test::with(
+        "a_descriptor_of_the_path_alone_gives_no_access",
+        SMALL,
+        || {
+            let nobody = Uid::from_raw(65534);
+            let child = Child::run(|| {
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody)
+                    .expect("root may change");
+                // So that its own descriptors are its to look at.
+                set_dumpable_behavior(DumpableBehavior::Dumpable).expect("a change of its own");
+                let path = |path| Device::open_with(path, OFlags::PATH).expect("a path");
+                let again = |file: &Device| {
+                    let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+                    Device::open_with(link, OFlags::RDWR)
+                };
+                let device = path(device::FIRST);
+                assert_fails(pread(&device, &mut [0], 0), Errno::BADF);
+                assert_fails(pwrite(&device, &[1], 0), Errno::BADF);
+                assert_fails(Mapping::shared(&device, PAGE), Errno::BADF);
+                assert_fails(device.info(), Errno::BADF);
+                assert_fails(device.notify(), Errno::BADF);
+                assert_fails(again(&device), Errno::ACCESS);
+                again(&path("/dev/null")).expect("what anybody may open");
+                Vec::new()
+            })?;
+            child.join();
+            Ok(())
+        },
+    ),
     Test::with("reading_only_allows_no_write_call", SMALL, || {
         let device = Device::open_with(device::FIRST, OFlags::RDONLY)?;
         assert_fails(pwrite(&device, &[1], 0), Errno::BADF);

@@ -5,12 +5,16 @@
 
 use crate::{assert_errno, Test};
 use mmapdev_userspace::child::Child;
-use mmapdev_userspace::device::Device;
+use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
+use rustix::fs::OFlags;
 use rustix::io::{pread, Errno};
+use rustix::mm::{MapFlags, ProtFlags};
 use rustix::process::getpid;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 const SIZE: usize = 4 * MIB;
@@ -57,7 +61,47 @@ pub(crate) const TESTS: &[Test] = &[
         child.join();
         Ok(())
     }),
+    Test::with(
+        "what_is_mapped_for_reading_only_is_not_written_from_outside",
+        HUGE,
+        read_only,
+    ),
+    Test::with(
+        "what_is_mapped_for_reading_only_is_not_written_from_outside_in_small_pages",
+        SMALL,
+        read_only,
+    ),
 ];
+
+/// By `process_vm_writev()` and by `/proc/PID/mem`, which takes no heed of the protection of memory that is the program's
+/// own: whether the descriptor is open for writing or not, and whether the page is there or not.
+fn read_only() -> io::Result<()> {
+    for flags in [OFlags::RDONLY, OFlags::RDWR] {
+        let device = Device::open_with(device::FIRST, flags)?;
+        let mapping = Mapping::new(&device, SIZE, ProtFlags::READ, MapFlags::SHARED, 0)?;
+        assert_eq!(mapping.load(0), 0);
+        for place in [0, HUGE_PAGE] {
+            let (parent, address) = (getpid(), mapping.address(place));
+            let child = Child::run(|| {
+                let memory = Mapping::anonymous(PAGE).expect("memory");
+                memory.store(0, 42);
+                let written = memory.write_to_process(parent, address, 0, 8);
+                assert_errno(written, Errno::FAULT, "a write");
+                let path = format!("/proc/{parent}/mem");
+                let file = OpenOptions::new()
+                    .write(true)
+                    .open(path)
+                    .expect("its memory");
+                let written = file.write_at(&[42], address as u64);
+                assert_errno(written, Errno::IO, "a debugger's write");
+                Vec::new()
+            })?;
+            child.join();
+            assert_eq!(mapping.load(place), 0);
+        }
+    }
+    Ok(())
+}
 
 /// Across two huge pages, the second of which nobody has touched.
 const PLACE: usize = HUGE_PAGE - 3 * PAGE - 5;
