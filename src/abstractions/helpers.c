@@ -319,7 +319,8 @@ void abstractions_helper_init_kiocb(struct kiocb *kiocb, struct file *file, loff
 	init_sync_kiocb(kiocb, file);
 	kiocb->ki_pos = pos;
 	kiocb->ki_complete = complete;
-	kiocb->ki_flags &= ~(IOCB_DIRECT | IOCB_NOWAIT);
+	/* Whoever else has the file open may have had its flags changed, by F_SETFL. */
+	kiocb->ki_flags &= ~(IOCB_DIRECT | IOCB_NOWAIT | IOCB_APPEND);
 	if (direct)
 		kiocb->ki_flags |= IOCB_DIRECT;
 	if (write)

@@ -346,6 +346,24 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with(
+        "a_descriptor_that_is_made_to_append_later_makes_no_difference",
+        NONE,
+        || {
+            let (file, _) = Scene::file(NAME, SIZE)?;
+            let control = Control::open()?;
+            control.create(control::file(NAME, &file, 0, 0)?)?;
+            let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+            rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+            Mapping::shared(&device, SIZE)?.write(MIB, b"stored");
+            fsync(&device)?;
+            assert_eq!(file.metadata()?.len(), SIZE as u64);
+            let mut stored = [0; 6];
+            file.read_exact_at(&mut stored, MIB as u64)?;
+            assert_eq!(stored, *b"stored");
+            Ok(())
+        },
+    ),
+    Test::with(
         "a_read_only_descriptor_makes_a_read_only_device",
         NONE,
         || {
