@@ -353,6 +353,13 @@ void abstractions_helper_synchronize_kernel_code(void)
 #endif
 }
 
+/* Whether it does: not where a spinlock is one to sleep for, nor where nothing says when who was preempted has gone on. */
+bool abstractions_helper_can_wait_for_kernel_code(void)
+{
+	return !IS_ENABLED(CONFIG_PREEMPT_RT) &&
+	       (IS_ENABLED(CONFIG_TASKS_RCU) || !IS_ENABLED(CONFIG_PREEMPTION));
+}
+
 void abstractions_helper_bvec_set_folio(struct bio_vec *bvec, struct folio *folio, size_t len)
 {
 	bvec_set_folio(bvec, folio, len, 0);
@@ -506,13 +513,6 @@ int abstractions_helper_is_pci_locked_down(void)
 bool abstractions_helper_supports_pmd_pfnmap(void)
 {
 	return IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
-}
-
-/* Whether a touch by one CPU of what is being taken away is through when abstractions_helper_synchronize_kernel_code() is. */
-bool abstractions_helper_can_wait_for_kernel_code(void)
-{
-	return !IS_ENABLED(CONFIG_PREEMPT_RT) &&
-	       (IS_ENABLED(CONFIG_TASKS_RCU) || !IS_ENABLED(CONFIG_PREEMPTION));
 }
 
 /* vm_area_desc.rs */

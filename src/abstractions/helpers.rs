@@ -150,6 +150,7 @@ extern "C" {
     ) -> *const bindings::cred;
     pub(super) fn abstractions_helper_revert_creds(cred: *const bindings::cred);
     pub(super) fn abstractions_helper_synchronize_kernel_code();
+    pub(super) fn abstractions_helper_can_wait_for_kernel_code() -> bool;
     pub(super) fn abstractions_helper_bvec_set_folio(
         bvec: *mut bindings::bio_vec,
         folio: *mut bindings::folio,
@@ -194,7 +195,6 @@ extern "C" {
 
     // vm_pfn.rs
     pub(super) fn abstractions_helper_supports_pmd_pfnmap() -> bool;
-    pub(super) fn abstractions_helper_can_wait_for_kernel_code() -> bool;
 
     // vm_area_desc.rs
     pub(super) fn abstractions_helper_vma_desc_is_shared(desc: *mut bindings::vm_area_desc)

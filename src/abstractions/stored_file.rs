@@ -106,11 +106,17 @@ impl StoredFile {
     /// - `ETXTBSY`: it is swapped to.
     /// - `EINVAL`: the offset is no multiple of the page size.
     /// - `ENXIO`: there is nothing at the offset.
+    /// - `EOPNOTSUPP`: nobody can tell in this kernel when a completion has returned, for which the module has to stay:
+    ///   with `CONFIG_PREEMPT_RT`, or with preemption and no `CONFIG_TASKS_RCU`.
     pub(crate) fn from_descriptor(
         descriptor: u32,
         offset: u64,
         queues: Arc<FileQueues>,
     ) -> Result<Self> {
+        // SAFETY: The function may be called from any context.
+        if !unsafe { helpers::abstractions_helper_can_wait_for_kernel_code() } {
+            return Err(EOPNOTSUPP);
+        }
         queues.was_used.store(true, Relaxed);
         let local = LocalFile::fget(descriptor)?;
         // SAFETY: The position of the file, which is all that the difference is about, is never used here.
