@@ -8,6 +8,7 @@
 #include <linux/backing-dev.h>
 #include <linux/bvec.h>
 #include <linux/cred.h>
+#include <linux/errseq.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/fsnotify_backend.h>
@@ -304,6 +305,17 @@ void abstractions_helper_read_ahead_as(struct inode *inode, const struct file *f
 		return;
 	to->ra_pages = from->ra_pages;
 	to->io_pages = from->io_pages;
+}
+
+/* What was written to a file by way of its own page cache, and could not be: of that, `*since` is what is known. */
+errseq_t abstractions_helper_file_sample_errors(const struct file *file)
+{
+	return filemap_sample_wb_err(file->f_mapping);
+}
+
+int abstractions_helper_file_check_errors(const struct file *file, errseq_t *since)
+{
+	return errseq_check_and_advance(&file->f_mapping->wb_err, since);
 }
 
 void abstractions_helper_mapping_set_error(struct address_space *mapping, int error)

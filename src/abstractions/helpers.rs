@@ -131,6 +131,13 @@ extern "C" {
         inode: *mut bindings::inode,
         file: *const bindings::file,
     );
+    pub(super) fn abstractions_helper_file_sample_errors(
+        file: *const bindings::file,
+    ) -> bindings::errseq_t;
+    pub(super) fn abstractions_helper_file_check_errors(
+        file: *const bindings::file,
+        since: *mut bindings::errseq_t,
+    ) -> c_int;
     pub(super) fn abstractions_helper_mapping_set_error(
         mapping: *mut bindings::address_space,
         error: c_int,

@@ -77,6 +77,9 @@ impl FileQueues {
     }
 }
 
+/// Up to where the errors are known of what was written to a file by way of its own page cache.
+pub(super) struct KnownErrors(bindings::errseq_t);
+
 /// A regular file or a block device, from an offset on.
 pub(crate) struct StoredFile {
     file: ARef<File>,
@@ -243,9 +246,26 @@ impl StoredFile {
         unsafe { helpers::abstractions_helper_mapping_stable_writes(self.mapping()) }
     }
 
+    /// Returns that all errors are known that there have been. Mirrors `filemap_sample_wb_err()`.
+    pub(super) fn known_errors(&self) -> KnownErrors {
+        // SAFETY: The file is valid, and keeps its address space.
+        KnownErrors(unsafe { helpers::abstractions_helper_file_sample_errors(self.file.as_ptr()) })
+    }
+
+    /// Fails with the last error that was not known, where there is one; all are then.
+    ///
+    /// Mirrors `file_check_and_advance_wb_err()`, but for nobody else who has the file open.
+    pub(super) fn check_errors(&self, known: &mut KnownErrors) -> Result {
+        // SAFETY: As above.
+        kernel::error::to_result(unsafe {
+            helpers::abstractions_helper_file_check_errors(self.file.as_ptr(), &mut known.0)
+        })
+    }
+
     /// Brings what was written from `start` to `last`, inclusive, to where it survives a loss of power.
     ///
-    /// Mirrors `vfs_fsync_range()`. Sleeps.
+    /// What could not be written by way of the file's own page cache is an error here unless that was told to another who
+    /// has the file open by the same descriptor: see [`Self::check_errors`]. Mirrors `vfs_fsync_range()`. Sleeps.
     pub(crate) fn sync(&self, start: u64, last: u64, data_only: bool) -> Result {
         let end_of_files = i64::MAX as u64;
         let place = |offset: u64| self.offset.saturating_add(offset).min(end_of_files) as i64;

@@ -703,6 +703,32 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "a_write_that_fails_is_told_also_where_who_has_made_the_device_knows",
+        NONE,
+        || {
+            // What follows the last whole page is stored by way of the disk's own page cache.
+            let disk = LoopDisk::new(SIZE + 512)?;
+            let device = disk.device()?;
+            let mapping = Mapping::shared(&device, SIZE + PAGE)?;
+            mapping.load(SIZE);
+            disk.fill_up()?;
+            mapping.store(SIZE + 10, 1);
+            // All that is dirty anywhere is written, and nobody hears of what becomes of it.
+            rustix::fs::sync();
+            assert_eq!(fsync(&disk.block), Err(Errno::IO), "the maker");
+            assert_eq!(fsync(&device), Err(Errno::IO), "who has it open");
+            assert_eq!(fsync(&device), Ok(()));
+            fsync(&disk.device()?)?;
+            disk.make_room()?;
+            mapping.store(SIZE + 10, 2);
+            fsync(&device)?;
+            let mut byte = [0];
+            disk.file.read_exact_at(&mut byte, (SIZE + 10) as u64)?;
+            assert_eq!(byte, [2]);
+            Ok(())
+        },
+    ),
     Test::with("it_is_read_ahead_as_far_as_the_file_itself", NONE, || {
         let scene = Scene::new(SIZE)?;
         let _device = scene.open()?;
@@ -1043,6 +1069,7 @@ fn traffic_during(body: impl FnOnce()) -> io::Result<Traffic> {
 pub(crate) struct LoopDisk {
     control: Control,
     file: File,
+    block: File,
     bytes: Vec<u8>,
 }
 
@@ -1052,7 +1079,8 @@ impl LoopDisk {
     pub(crate) fn new(size: usize) -> io::Result<Self> {
         fs::create_dir(Self::FOLDER)?;
         // One page more than the bytes, for what a tmpfs needs itself.
-        let options = format!("size={}k", (size + PAGE) / KIB);
+        let room = size.next_multiple_of(PAGE) + PAGE;
+        let options = format!("size={}k", room / KIB);
         run(
             "mount",
             &["-t", "tmpfs", "-o", &options, "tmpfs", Self::FOLDER],
@@ -1075,6 +1103,7 @@ impl LoopDisk {
         Ok(Self {
             control,
             file,
+            block,
             bytes,
         })
     }
