@@ -22,11 +22,13 @@
 #include <linux/pm_runtime.h>
 #include <linux/pseudo_fs.h>
 #include <linux/rcupdate.h>
+#include <linux/rwsem.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/security.h>
 #include <linux/uio.h>
 #include <linux/userfaultfd_k.h>
+#include <linux/wait.h>
 
 /* As in rust/helpers/: the only callers are in Rust, so no header declares these. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -421,25 +423,42 @@ ssize_t abstractions_helper_generic_write_sync(struct kiocb *kiocb, ssize_t coun
 /* file_watch.rs */
 
 #ifdef CONFIG_FSNOTIFY
-/* The structures of fsnotify are not in the bindings, so that its callback is here. */
+/*
+ * The structures of fsnotify are not in the bindings, so that its callback is here.
+ *
+ * A mark may be there, and called, for long after it was destroyed: whoever asks user space for permission keeps all that
+ * they have come across, until there is an answer. So it has nothing of what it tells once the watch has ended, and the
+ * module waits for it when it goes.
+ */
 struct abstractions_file_watch {
 	struct fsnotify_mark mark;
+	/* Held for reading while `changed` is called; that is NULL once the watch has ended. */
+	struct rw_semaphore calling;
 	void (*changed)(void *data);
 	void *data;
 };
+
+/* How many there are in memory, and who waits until there are none. */
+static atomic_t abstractions_file_watches = ATOMIC_INIT(0);
+static DECLARE_WAIT_QUEUE_HEAD(abstractions_no_file_watches);
 
 static int abstractions_file_changed(struct fsnotify_mark *mark, u32 mask, struct inode *inode,
 				     struct inode *dir, const struct qstr *name, u32 cookie)
 {
 	struct abstractions_file_watch *watch = container_of(mark, struct abstractions_file_watch, mark);
 
-	watch->changed(watch->data);
+	down_read(&watch->calling);
+	if (watch->changed)
+		watch->changed(watch->data);
+	up_read(&watch->calling);
 	return 0;
 }
 
 static void abstractions_free_file_watch(struct fsnotify_mark *mark)
 {
 	kfree(container_of(mark, struct abstractions_file_watch, mark));
+	if (atomic_dec_and_test(&abstractions_file_watches))
+		wake_up(&abstractions_no_file_watches);
 }
 
 static const struct fsnotify_ops abstractions_file_watch_ops = {
@@ -460,29 +479,39 @@ void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *da
 		kfree(watch);
 		return group;
 	}
+	atomic_inc(&abstractions_file_watches);
 	fsnotify_init_mark(&watch->mark, group);
+	/* From here on the mark keeps it. */
+	fsnotify_put_group(group);
 	watch->mark.mask = FS_MODIFY;
+	init_rwsem(&watch->calling);
 	watch->changed = changed;
 	watch->data = data;
 	error = fsnotify_add_inode_mark(&watch->mark, file_inode(file), 0);
 	if (error) {
 		fsnotify_put_mark(&watch->mark);
-		fsnotify_put_group(group);
 		return ERR_PTR(error);
 	}
 	return watch;
 }
 
+/* Waits for calls that run, and for nobody else. */
 void abstractions_helper_unwatch_file(void *data)
 {
 	struct abstractions_file_watch *watch = data;
-	struct fsnotify_group *group = watch->mark.group;
 
-	fsnotify_destroy_mark(&watch->mark, group);
+	down_write(&watch->calling);
+	watch->changed = NULL;
+	up_write(&watch->calling);
+	fsnotify_destroy_mark(&watch->mark, watch->mark.group);
 	fsnotify_put_mark(&watch->mark);
-	/* For callbacks, and for the memory to be freed by code that may go with the module. */
+}
+
+/* Waits until all watches have gone, of which each must have ended, and the code that has freed them has returned. */
+void abstractions_helper_wait_for_file_watches(void)
+{
+	wait_event(abstractions_no_file_watches, !atomic_read(&abstractions_file_watches));
 	fsnotify_wait_marks_destroyed();
-	fsnotify_put_group(group);
 }
 #else
 void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *data), void *data)
@@ -491,6 +520,10 @@ void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *da
 }
 
 void abstractions_helper_unwatch_file(void *data)
+{
+}
+
+void abstractions_helper_wait_for_file_watches(void)
 {
 }
 #endif

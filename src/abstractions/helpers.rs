@@ -189,6 +189,7 @@ extern "C" {
         data: *mut c_void,
     ) -> *mut c_void;
     pub(super) fn abstractions_helper_unwatch_file(watch: *mut c_void);
+    pub(super) fn abstractions_helper_wait_for_file_watches();
 
     // vm_fault.rs
     pub(super) fn abstractions_helper_uffd_disable_fault_around(

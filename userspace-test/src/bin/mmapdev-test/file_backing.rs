@@ -11,6 +11,8 @@ use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::disk::{Disk, Traffic};
 use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
+use mmapdev_userspace::module::{self, Loaded};
+use mmapdev_userspace::open_gate::OpenGate;
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, KIB, MIB, PAGE};
@@ -748,6 +750,10 @@ pub(crate) const TESTS: &[Test] = &[
         NONE,
         swap,
     ),
+    Test::without_module(
+        "a_device_ends_and_the_module_stays_while_a_scanner_has_yet_to_answer",
+        scanned,
+    ),
     Test::with("fdinfo_says_how_the_file_is_used", NONE, || {
         let scene = Scene::new(SIZE)?;
         let device = scene.open()?;
@@ -1318,6 +1324,36 @@ fn is_filled(mapping: &Mapping) -> bool {
     let mut words = words();
     let mut places = (0..SIZE).step_by(8);
     places.all(|at| mapping.word(at).load(Ordering::Relaxed) == words.next_u64())
+}
+
+/// Who waits for a scanner to be let in to a file keeps the device's watch on it from going.
+fn scanned() -> io::Result<()> {
+    let module = Loaded::with(NONE)?;
+    let (file, _) = Scene::file(NAME, MIB)?;
+    let control = Control::open()?;
+    control.create(control::file(NAME, &file, 0, 0)?)?;
+    let gate = OpenGate::before_mount_of(FOLDER)?;
+    thread::scope(|scope| {
+        // Goes before the threads are waited for, whatever has failed: then they are let in.
+        let gate = gate;
+        let opening = scope.spawn(|| File::open(path(NAME)));
+        let waiting = gate.wait()?;
+        control.destroy(NAME)?;
+        // Of which the device, which is gone, does not hear.
+        for at in 0..100 {
+            file.write_all_at(&[1; PAGE], at * PAGE as u64)?;
+        }
+        drop(control);
+        let unloading = scope.spawn(|| module.unload());
+        // If it were done before, that would be seen.
+        thread::sleep(slowness() * Duration::from_millis(300));
+        assert!(module::is_loaded() && !unloading.is_finished());
+        waiting.let_in()?;
+        opening.join().expect("no panic")?;
+        unloading.join().expect("no panic")
+    })?;
+    assert!(!module::is_loaded());
+    Ok(())
 }
 
 /// Each kind of file that cannot be one, with its errno; and nothing is made of any.
