@@ -4,6 +4,7 @@
 
 use crate::actors::{ensure, ensure_errno, is_one_of, wrong, FIXED};
 use crate::board::Board;
+use crate::draws::Draws;
 use crate::kinds;
 use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
@@ -35,9 +36,7 @@ pub(crate) const MIGRATOR: &str = "migrator between nodes";
 pub(crate) struct Actor<'a> {
     pub(crate) board: &'a Board,
     pub(crate) cgroup: &'a Cgroup,
-    /// Its number on the board.
-    pub(crate) number: usize,
-    pub(crate) random: Random,
+    pub(crate) draws: Draws<'a>,
     /// How long the run is.
     pub(crate) duration: Duration,
     /// The nodes of the devices that all others are at.
@@ -73,8 +72,9 @@ impl Actor<'_> {
     /// Acts until the end.
     pub(crate) fn run(&mut self, act: Act) -> io::Result<()> {
         while self.board.goes_on() {
+            self.draws.begin_act();
             if act(self)? {
-                self.board.acted(self.number);
+                self.board.acted(self.draws.actor());
             }
         }
         Ok(())
@@ -87,14 +87,14 @@ impl Actor<'_> {
     }
 
     fn drop_caches(&mut self) -> io::Result<bool> {
-        let what = 1 + self.random.below(3);
+        let what = 1 + self.draws.below(3);
         fs::write("/proc/sys/vm/drop_caches", what.to_string())?;
         self.board.pause(Duration::from_millis(400));
         Ok(true)
     }
 
     fn reclaim(&mut self) -> io::Result<bool> {
-        match self.cgroup.reclaim((1 + self.random.below(8) as u64) << 20) {
+        match self.cgroup.reclaim((1 + self.draws.below(8) as u64) << 20) {
             // There is not as much that can go.
             Err(error) if is_one_of(&error, &[Errno::AGAIN]) => {}
             result => result?,
@@ -108,8 +108,8 @@ impl Actor<'_> {
         let [one, other, ..] = nodes[..] else {
             return Err(wrong("there is one node of memory, and two are needed"));
         };
-        let (from, to) = [(one, other), (other, one)][self.random.below(2)];
-        let victim = self.victims[self.random.below(self.victims.len())];
+        let (from, to) = [(one, other), (other, one)][self.draws.below(2)];
+        let victim = self.victims[self.draws.below(self.victims.len())];
         let Some(process) = self.board.process(victim) else {
             self.board.pause(Duration::from_millis(20));
             return Ok(false);
@@ -125,13 +125,13 @@ impl Actor<'_> {
 
     /// Has the kernel take the memory of a page of the others' out of use, which moves what is in it.
     fn offline(&mut self) -> io::Result<bool> {
-        if self.board.acts(self.number) >= OFFLINED {
+        if self.board.acts(self.draws.actor()) >= OFFLINED {
             self.board.pause(Duration::from_millis(500));
             return Ok(false);
         }
-        let kind = self.random.below(self.devices.len());
-        let page = self.random.below(FIXED);
-        self.board.is_at(self.number, page);
+        let kind = self.draws.below(self.devices.len());
+        let page = self.draws.below(FIXED);
+        self.draws.note(page);
         let device = Device::open_with(&self.devices[kind], OFlags::RDWR)?;
         let mapping = Mapping::shared(&device, FIXED * PAGE)?;
         let result = mapping.advise(page * PAGE, PAGE, Advice::LinuxSoftOffline);
@@ -148,14 +148,14 @@ impl Actor<'_> {
     /// Has a page of a device of its own go bad: that one is lost, and no other.
     fn poison(&mut self) -> io::Result<bool> {
         const NAME: &str = "stress-poisoned";
-        let acts = self.board.acts(self.number);
+        let acts = self.board.acts(self.draws.actor());
         if acts >= POISONED {
             self.board.pause(Duration::from_millis(500));
             return Ok(false);
         }
         let kind = &kinds::of_memory()[acts as usize % kinds::of_memory().len()];
-        let bad = self.random.below(SIZE / PAGE);
-        self.board.is_at(self.number, bad);
+        let bad = self.draws.below(SIZE / PAGE);
+        self.draws.note(bad);
         let control = Control::open()?;
         control.create(kind.plan(NAME, SIZE)?)?;
         let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
@@ -236,16 +236,16 @@ impl Actor<'_> {
     /// Makes a device, and takes it away while children are at it.
     fn destroy(&mut self) -> io::Result<bool> {
         const NAME: &str = "stress-destroyed";
-        let kind = &kinds::of_memory()[self.random.below(kinds::of_memory().len())];
+        let kind = &kinds::of_memory()[self.draws.below(kinds::of_memory().len())];
         let control = Control::open()?;
         control.create(kind.plan(NAME, SIZE)?)?;
         let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
         let mapping = Mapping::shared(&device, SIZE)?;
-        let fresh = mapping.load(self.random.below(SIZE));
+        let fresh = mapping.load(self.draws.below(SIZE));
         ensure(fresh == 0, || {
             format!("a new device: expected zeros, seen {fresh:#x}")
         })?;
-        let mut at = Random::new(self.random.next_u64());
+        let mut at = Random::new(self.draws.next_u64());
         let children = (0..2)
             .map(|number| {
                 let mut at = Random::new(at.next_u64());
@@ -259,10 +259,10 @@ impl Actor<'_> {
             })
             .collect::<io::Result<Vec<_>>>()?;
         self.board
-            .pause(Duration::from_millis(self.random.below(60) as u64));
+            .pause(Duration::from_millis(self.draws.below(60) as u64));
         let taken = control.create(kind.plan(NAME, SIZE)?);
         ensure_errno(taken, Errno::EXIST, "making a device of the same name")?;
-        if self.random.below(2) == 0 {
+        if self.draws.below(2) == 0 {
             device.destroy()?;
         } else {
             control.destroy(NAME)?;
@@ -274,7 +274,7 @@ impl Actor<'_> {
                 format!("a child at a destroyed device: expected SIGBUS, seen {outcome:?}")
             })?;
         }
-        let touch = child::touch(mapping.address(self.random.below(SIZE)), false)?;
+        let touch = child::touch(mapping.address(self.draws.below(SIZE)), false)?;
         ensure(matches!(touch, Touch::BusError(_)), || {
             format!("a touch of a destroyed device: expected SIGBUS, seen {touch:?}")
         })?;

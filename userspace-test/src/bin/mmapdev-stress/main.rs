@@ -3,14 +3,15 @@
 //! Races under an oracle: all that can be done to a device and to the machine under it, at once, while a model
 //! says of each page what its bytes have to be.
 //!
-//! Each kind of device has a process and each actor in it a thread; one more process is at the machine. Choices are
-//! made by a seed, the same in each run; which of two that race comes first is not.
+//! Each kind of device has a process and each actor in it a thread; one more process is at the machine. The n-th act
+//! of an actor draws the same numbers in each run with a seed; which of two that race comes first is not drawn.
 
 #![forbid(unsafe_code)]
 
 mod actors;
 mod bar;
 mod board;
+mod draws;
 mod kinds;
 mod machine;
 mod model;
@@ -18,6 +19,7 @@ mod model;
 use actors::{ensure, wrong, Scene, PAGES, SIZE};
 use board::Board;
 use clap::Parser;
+use draws::Draws;
 use kinds::{Backing, Kind, KINDS};
 use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{Child, Outcome};
@@ -28,7 +30,6 @@ use mmapdev_userspace::kmemleak;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::memory;
 use mmapdev_userspace::module::Loaded;
-use mmapdev_userspace::random::Random;
 use mmapdev_userspace::slowness;
 use mmapdev_userspace::table::Table;
 use mmapdev_userspace::{MIB, PAGE};
@@ -155,7 +156,7 @@ fn stress_kind(board: &Board, number: usize, kind: &'static Kind, seed: u64) -> 
     for (index, (name, _, act)) in actors::ACTORS.into_iter().enumerate() {
         let number = number_of(number, index);
         board.is_of(number, getpid());
-        let mut actor = actors::Actor::new(&scene, number, seed_of(seed, number))?;
+        let mut actor = actors::Actor::new(&scene, number, seed)?;
         bodies.push((name, Box::new(move || actor.run(act))));
     }
     let wrongs = run_all(board, bodies);
@@ -170,7 +171,7 @@ fn stress_bar(board: &Board, number: usize, seed: u64) -> io::Result<()> {
     for (index, (name, _, act)) in bar::ACTORS.into_iter().enumerate() {
         let number = number_of(number, index);
         board.is_of(number, getpid());
-        let mut actor = bar::Actor::new(&scene, number, seed_of(seed, number))?;
+        let mut actor = bar::Actor::new(&scene, number, seed)?;
         bodies.push((name, Box::new(move || actor.run(act))));
     }
     let wrongs = run_all(board, bodies);
@@ -206,8 +207,7 @@ fn stress_machine(board: &Board, cgroup: &Cgroup, seed: u64, duration: Duration)
         let mut actor = machine::Actor {
             board,
             cgroup,
-            number,
-            random: Random::new(seed_of(seed, number)),
+            draws: Draws::new(board, number, seed),
             duration,
             devices: &devices,
             victims: &victims,
@@ -216,11 +216,6 @@ fn stress_machine(board: &Board, cgroup: &Cgroup, seed: u64, duration: Duration)
     }
     let wrongs = run_all(board, bodies);
     ensure(wrongs.is_empty(), || wrongs.join("\n  "))
-}
-
-/// The seed of one actor.
-fn seed_of(seed: u64, actor: usize) -> u64 {
-    (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((actor as u64 + 1) << 32)
 }
 
 /// What each thread of the processes that are left is at, in the program and in the kernel.
