@@ -21,7 +21,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,9 +45,43 @@ pub(crate) struct Scene<'a> {
     /// A mapping that stays, as all others come and go.
     pub(crate) mapping: Mapping,
     pub(crate) model: Model,
-    /// The page at which the device was cut off last.
-    pub(crate) end: AtomicUsize,
+    pub(crate) end: End,
     pub(crate) board: &'a Board,
+}
+
+/// What those who are not at its last page know of where the device ends.
+pub(crate) struct End {
+    /// The page at which it was cut off last.
+    last: AtomicUsize,
+    /// How often it was cut off and made whole again: odd from just before the one until just after the other.
+    moves: AtomicU64,
+}
+
+impl End {
+    /// That of a device that is whole.
+    pub(crate) fn new() -> Self {
+        Self {
+            last: PAGES.into(),
+            moves: 0.into(),
+        }
+    }
+
+    /// Notes that it is about to be cut off.
+    fn is_cut_off(&self, at: usize) {
+        self.last.store(at, SeqCst);
+        self.moves.fetch_add(1, SeqCst);
+    }
+
+    /// Notes that it is whole again.
+    fn is_whole(&self) {
+        self.moves.fetch_add(1, SeqCst);
+    }
+
+    /// Begins something that the end may cut short; what is returned says whether it cannot have.
+    fn watch(&self) -> impl Fn() -> bool + use<'_> {
+        let before = self.moves.load(SeqCst);
+        move || before % 2 == 0 && self.moves.load(SeqCst) == before
+    }
 }
 
 /// One that acts.
@@ -122,16 +156,45 @@ pub(crate) fn as_seen<T>(result: Result<T, String>, how: &str) -> io::Result<T> 
     result.map_err(|words| wrong(format!("by {how}: {words}")))
 }
 
+/// Whether advice is to bring pages in.
+fn is_populating(advice: Advice) -> bool {
+    matches!(
+        advice,
+        Advice::LinuxPopulateRead | Advice::LinuxPopulateWrite
+    )
+}
+
 impl Scene<'_> {
-    /// Brings pages in that others are at, which changes nothing of what is in them.
-    fn populate(&self, first: usize, pages: usize, advice: Advice) -> io::Result<()> {
-        match self.mapping.advise(first * PAGE, pages * PAGE, advice) {
-            Err(error) if first + pages > FIXED && is_one_of(&error, &[Errno::FAULT]) => Ok(()),
+    /// Gives advice on pages from `first` on, which a mapping has at `start`. Pages that are to be brought in may be
+    /// beyond the end, if it moves.
+    fn advise(
+        &self,
+        mapping: &Mapping,
+        first: usize,
+        start: usize,
+        pages: usize,
+        advice: Advice,
+    ) -> io::Result<()> {
+        let was_whole = self.end.watch();
+        match mapping.advise(start, pages * PAGE, advice) {
+            Err(error)
+                if is_populating(advice)
+                    && first + pages > FIXED
+                    && !was_whole()
+                    && is_one_of(&error, &[Errno::FAULT]) =>
+            {
+                Ok(())
+            }
             result => result.map_err(|error| {
                 let name = format!("{advice:?} of {pages} pages at page {first}");
                 wrong(format!("{name}: expected success, seen {error}"))
             }),
         }
+    }
+
+    /// Brings pages in that others are at, which changes nothing of what is in them.
+    fn populate(&self, first: usize, pages: usize, advice: Advice) -> io::Result<()> {
+        self.advise(&self.mapping, first, first * PAGE, pages, advice)
     }
 }
 
@@ -299,7 +362,7 @@ impl<'a> Actor<'a> {
         let (mut first, pages) = self.draws.run_of(longest);
         if self.draws.one_in(2) {
             // Around the end, which may be moved at this moment.
-            let end = self.scene.end.load(SeqCst);
+            let end = self.scene.end.last.load(SeqCst);
             first = (end + self.draws.below(2 * ROOM)).saturating_sub(ROOM);
             first = first.min(PAGES - pages);
             self.draws.note(first);
@@ -312,6 +375,7 @@ impl<'a> Actor<'a> {
         let looks: Vec<_> = (first..first + pages)
             .map(|page| self.scene.model.look(page))
             .collect();
+        let was_whole = self.scene.end.watch();
         let mut bytes = vec![0; pages * PAGE];
         let (count, how) = match self.draws.below(2) {
             0 => (pread(device, &mut bytes, start)?, "a racing pread()"),
@@ -333,8 +397,9 @@ impl<'a> Actor<'a> {
         ensure(count % PAGE == 0, || {
             format!("by {how} at page {first}: it ends within a page, after {count} bytes")
         })?;
-        ensure(end == first + pages || end >= FIXED, || {
-            format!("by {how} at page {first}: it ends at page {end}, which is never cut off")
+        let is_excused = end >= FIXED && !was_whole();
+        ensure(end == first + pages || is_excused, || {
+            format!("by {how} of {pages} pages at page {first}: it ends at page {end}, which nobody has cut off")
         })?;
         for (look, seen) in looks.iter().zip(bytes[..count].chunks_exact(PAGE)) {
             as_seen(look.check(seen), how)?;
@@ -477,8 +542,10 @@ impl<'a> Actor<'a> {
                 page.begin(page.content().punched());
             }
             fs::fsync(&self.scene.device)?;
+            self.scene.end.is_cut_off(end);
             file.set_len((end * PAGE) as u64)?;
             self.set_size(PAGES)?;
+            self.scene.end.is_whole();
             for page in cut.iter_mut() {
                 page.finish(page.content().punched());
             }
@@ -520,7 +587,7 @@ impl<'a> Actor<'a> {
         if self.scene.file.is_some() {
             fs::fsync(&self.scene.device)?;
         }
-        self.scene.end.store(end, SeqCst);
+        self.scene.end.is_cut_off(end);
         let first = end - self.draws.below(2);
         let longest = [4, 64, 64, 600][self.draws.below(4)];
         let pages = (1 + self.draws.below(longest)).min(PAGES - first);
@@ -550,6 +617,7 @@ impl<'a> Actor<'a> {
     /// Makes the device whole again, which these pages are missing of.
     fn grow(&mut self, cut: &mut [Locked<'_>]) -> io::Result<()> {
         self.set_size(PAGES)?;
+        self.scene.end.is_whole();
         for page in cut.iter_mut() {
             page.set_beyond(false);
         }
@@ -707,28 +775,17 @@ impl<'a> Actor<'a> {
         if advice == Advice::LinuxPopulateWrite {
             advice = self.populating();
         }
-        let is_populating = matches!(
-            advice,
-            Advice::LinuxPopulateRead | Advice::LinuxPopulateWrite
-        );
         // What brings everything in would leave nothing to the others.
-        let count = if is_populating { count.min(40) } else { count };
-        let result = if self.draws.one_in(3) {
-            let mapping = &self.scene.mapping;
-            mapping.advise(first * PAGE, count * PAGE, advice)
+        let count = if is_populating(advice) {
+            count.min(40)
         } else {
-            mapping.advise(0, count * PAGE, advice)
+            count
         };
-        match result {
-            Err(error)
-                if is_populating && first + count > FIXED && is_one_of(&error, &[Errno::FAULT]) =>
-            {
-                Ok(())
-            }
-            result => result.map_err(|error| {
-                let name = format!("{advice:?} of {count} pages at page {first}");
-                wrong(format!("{name}: expected success, seen {error}"))
-            }),
+        let scene = self.scene;
+        if self.draws.one_in(3) {
+            scene.advise(&scene.mapping, first, first * PAGE, count, advice)
+        } else {
+            scene.advise(mapping, first, 0, count, advice)
         }
     }
 

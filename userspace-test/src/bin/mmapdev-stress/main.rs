@@ -16,7 +16,7 @@ mod kinds;
 mod machine;
 mod model;
 
-use actors::{ensure, wrong, Scene, PAGES, SIZE};
+use actors::{ensure, wrong, End, Scene, PAGES, SIZE};
 use board::Board;
 use clap::Parser;
 use draws::Draws;
@@ -149,7 +149,7 @@ fn stress_kind(board: &Board, number: usize, kind: &'static Kind, seed: u64) -> 
             })
             .transpose()?,
         model: Model::new(number, PAGES),
-        end: PAGES.into(),
+        end: End::new(),
         board,
     };
     let mut bodies: Vec<(&str, Body<'_>)> = Vec::new();
