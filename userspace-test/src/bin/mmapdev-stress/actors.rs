@@ -4,7 +4,7 @@
 
 use crate::board::Board;
 use crate::draws::Draws;
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Stored};
 use crate::model::{Content, Locked, Model, WORDS};
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::device::Device;
@@ -16,10 +16,8 @@ use rustix::fs::{self, MemfdFlags, Mode, OFlags};
 use rustix::io::{pread, pwrite, pwritev, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::Barrier;
@@ -41,7 +39,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) kind: &'static Kind,
     pub(crate) device: Device,
     /// The file that it is stored in, if it is.
-    pub(crate) file: Option<File>,
+    pub(crate) file: Option<Stored>,
     /// A mapping that stays, as all others come and go.
     pub(crate) mapping: Mapping,
     pub(crate) model: Model,
@@ -456,7 +454,7 @@ impl<'a> Actor<'a> {
     }
 
     /// What stands in for punching where the bytes are in a file: what was written has to be there once it is synced.
-    fn sync(&mut self, file: &File) -> io::Result<()> {
+    fn sync(&mut self, file: &Stored) -> io::Result<()> {
         let pages = self.lock(16);
         let Some(first) = pages.first().map(Locked::page) else {
             return Ok(());
@@ -469,8 +467,7 @@ impl<'a> Actor<'a> {
                 .mapping
                 .sync_range(first * PAGE, pages.len() * PAGE)?,
         }
-        let mut bytes = vec![0xAA; pages.len() * PAGE];
-        file.read_exact_at(&mut bytes, (first * PAGE) as u64)?;
+        let bytes = file.read(first, pages.len())?;
         for (page, seen) in pages.iter().zip(bytes.chunks_exact(PAGE)) {
             as_seen(page.check(seen), "a read of the file after syncing")?;
         }
@@ -503,7 +500,7 @@ impl<'a> Actor<'a> {
         let device = &self.scene.device;
         match &self.scene.file {
             // The device follows.
-            Some(file) => file.set_len((pages * PAGE) as u64)?,
+            Some(file) => file.set_len(pages)?,
             None => device.resize((pages * PAGE) as u64)?,
         }
         let mut seen = device.size()?;
@@ -543,7 +540,7 @@ impl<'a> Actor<'a> {
             }
             fs::fsync(&self.scene.device)?;
             self.scene.end.is_cut_off(end);
-            file.set_len((end * PAGE) as u64)?;
+            file.set_len(end)?;
             self.set_size(PAGES)?;
             self.scene.end.is_whole();
             for page in cut.iter_mut() {
@@ -1028,8 +1025,8 @@ pub(crate) fn inspect(scene: &Scene<'_>) -> io::Result<()> {
     Actor::check_mapped(&pages, &fresh, 0, "a load in the end")?;
     if let Some(file) = &scene.file {
         fs::fsync(device)?;
-        let mut bytes = vec![0xAA; SIZE];
-        file.read_exact_at(&mut bytes, 0)?;
+        file.check_before()?;
+        let bytes = file.read(0, PAGES)?;
         for (page, seen) in pages.iter().zip(bytes.chunks_exact(PAGE)) {
             as_seen(page.check(seen), "a read of the file in the end")?;
         }

@@ -6,9 +6,7 @@
 //! model goes on. Whatever is cut off by the end of a life says how much it has done, and exactly that has to be there in
 //! the next one, in which it is brought to its end.
 
-use crate::actors::{
-    as_seen, ensure, is_one_of, wrong, PAGES, SIZE as MODEL_SIZE,
-};
+use crate::actors::{as_seen, ensure, is_one_of, wrong, PAGES, SIZE as MODEL_SIZE};
 use crate::board::Board;
 use crate::draws::Draws;
 use crate::model::{Content, Locked, Model, WORDS};

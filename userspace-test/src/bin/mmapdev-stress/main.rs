@@ -37,7 +37,7 @@ use model::Model;
 use rustix::fs::OFlags;
 use rustix::process::{getpid, kill_process_group, Signal};
 use std::any::Any;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -82,7 +82,7 @@ fn number_of(process: usize, actor: usize) -> usize {
 fn actors_of(kind: &Kind) -> Vec<(&'static str, u64)> {
     match kind.backing {
         Backing::Bar => bar::ACTORS.map(|(name, least, _)| (name, least)).to_vec(),
-        Backing::Memory | Backing::File => actors::ACTORS
+        Backing::Memory | Backing::File(..) => actors::ACTORS
             .map(|(name, least, _)| (name, least))
             .to_vec(),
     }
@@ -142,12 +142,7 @@ fn stress_kind(board: &Board, number: usize, kind: &'static Kind, seed: u64) -> 
         kind,
         mapping: Mapping::shared(&device, SIZE)?,
         device,
-        file: (kind.backing == Backing::File)
-            .then(|| {
-                let path = kinds::file_of(&name_of(number));
-                OpenOptions::new().read(true).write(true).open(path)
-            })
-            .transpose()?,
+        file: kind.stored(&name_of(number))?,
         model: Model::new(number, PAGES),
         end: End::new(),
         board,
@@ -436,12 +431,7 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     wrongs.extend(idle);
     drop(held);
     for (number, kind) in KINDS.iter().enumerate() {
-        if kind.backing == Backing::Bar {
-            continue;
-        }
-        control.destroy(&name_of(number))?;
-        // What is left of a file is nobody's.
-        let _ = fs::remove_file(kinds::file_of(&name_of(number)));
+        kind.destroy(&control, &name_of(number))?;
     }
     let left = control.list()?.into_iter();
     let left = left.filter(|info| !bar::is_bar(info.name.bytes())).count();
