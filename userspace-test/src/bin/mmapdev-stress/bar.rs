@@ -90,19 +90,19 @@ pub(crate) struct Actor<'a> {
 /// What an actor does, once.
 type Act = fn(&mut Actor<'_>) -> io::Result<()>;
 
-/// Each with how often it has to act in a minute at least, as in [`crate::actors::ACTORS`].
+/// Each with how often it has to act in ten minutes at least, as in [`crate::actors::ACTORS`].
 pub(crate) const ACTORS: [(&str, u64, Act); 10] = [
-    ("storer", 8, |actor| actor.store()),
-    ("storer through fresh mappings", 6, |actor| {
+    ("storer", 100, |actor| actor.store()),
+    ("storer through fresh mappings", 30, |actor| {
         actor.store_freshly()
     }),
-    ("caller", 8, |actor| actor.call()),
-    ("reader", 8, |actor| actor.read()),
-    ("racing reader", 25, |actor| actor.race()),
-    ("remapper", 3, |actor| actor.remap()),
-    ("forker", 2, |actor| actor.fork()),
-    ("asker for what cannot be", 8, |actor| actor.ask()),
-    ("opener", 8, |actor| actor.open()),
+    ("caller", 20, |actor| actor.call()),
+    ("reader", 30, |actor| actor.read()),
+    ("racing reader", 100, |actor| actor.race()),
+    ("remapper", 20, |actor| actor.remap()),
+    ("forker", 5, |actor| actor.fork()),
+    ("asker for what cannot be", 60, |actor| actor.ask()),
+    ("opener", 10, |actor| actor.open()),
     ("unbinder", 3, |actor| actor.unbind()),
 ];
 

@@ -48,16 +48,16 @@ pub(crate) struct Actor<'a> {
 /// What an actor does, once: whether it counts.
 type Act = fn(&mut Actor<'_>) -> io::Result<bool>;
 
-/// Each with how often it has to act in a minute at least, on a machine of usual speed.
+/// Each with how often it has to act in ten minutes at least, as in [`crate::actors::ACTORS`].
 pub(crate) const ACTORS: [(&str, u64, Act); 8] = [
-    ("compactor", 6, |actor| actor.compact()),
-    ("cache dropper", 6, |actor| actor.drop_caches()),
-    ("reclaimer", 6, |actor| actor.reclaim()),
-    (MIGRATOR, 8, |actor| actor.migrate()),
-    ("soft offliner", 4, |actor| actor.offline()),
-    ("poisoner", 4, |actor| actor.poison()),
-    ("destroyer", 8, |actor| actor.destroy()),
-    ("unloader", 100, |actor| actor.unload()),
+    ("compactor", 15, |actor| actor.compact()),
+    ("cache dropper", 12, |actor| actor.drop_caches()),
+    ("reclaimer", 10, |actor| actor.reclaim()),
+    (MIGRATOR, 12, |actor| actor.migrate()),
+    ("soft offliner", 16, |actor| actor.offline()),
+    ("poisoner", 3, |actor| actor.poison()),
+    ("destroyer", 3, |actor| actor.destroy()),
+    ("unloader", 500, |actor| actor.unload()),
 ];
 
 /// Whether the kernel moves pages between nodes (`CONFIG_NUMA_MIGRATION`), of which there are two.
@@ -154,7 +154,8 @@ impl Actor<'_> {
             return Ok(false);
         }
         let kinds = kinds::that_can_be_made();
-        let kind = &kinds[acts as usize % kinds.len()];
+        // In turn, and those of files, which are the last, among the first.
+        let kind = &kinds[(acts as usize + 1) * 3 % kinds.len()];
         let page = self.draws.below(SIZE / PAGE);
         let is_dirty = self.draws.one_in(2);
         self.draws.note(page);
@@ -427,3 +428,5 @@ impl Bad {
 }
 
 const _: () = assert!(SIZE % HUGE_PAGE == 0);
+// Each kind has its turn.
+const _: () = assert!((kinds::KINDS.len() - 1) % 3 != 0);
