@@ -731,6 +731,16 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "bad_memory_of_a_clean_page_is_replaced_from_the_file",
+        NONE,
+        || bad_memory(false),
+    ),
+    Test::with(
+        "bad_memory_of_a_dirty_page_is_lost_and_told_once",
+        NONE,
+        || bad_memory(true),
+    ),
     Test::with("it_is_read_ahead_as_far_as_the_file_itself", NONE, || {
         let scene = Scene::new(SIZE)?;
         let _device = scene.open()?;
@@ -911,6 +921,55 @@ pub(crate) const TESTS: &[Test] = &[
         fs::remove_file(name)
     }),
 ];
+
+/// A page goes bad in memory. The file has it, but for what was stored since it was written: that is lost, as after an
+/// error of the disk, and a mapping that had it is `SIGBUS` there.
+fn bad_memory(is_dirty: bool) -> io::Result<()> {
+    const BAD: usize = 37 * PAGE;
+    let scene = Scene::new(SIZE)?;
+    let (device, other) = (scene.open()?, scene.open()?);
+    let mapping = Mapping::shared(&device, SIZE)?;
+    assert!(mapping.read(0, SIZE) == scene.bytes);
+    let stored = !scene.bytes[BAD];
+    if is_dirty {
+        mapping.store(BAD, stored);
+    }
+    // In a process of its own: whoever has the page mapped is told by a signal that it is lost, and comes to it once more.
+    let poisoner = Child::run(|| {
+        let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
+        mapping.touch_read(BAD, PAGE);
+        match mapping.advise(BAD, PAGE, Advice::LinuxHwPoison) {
+            Ok(()) => vec![mapping.load(BAD)],
+            Err(error) => error.to_string().into_bytes(),
+        }
+    })?;
+    let told = if is_dirty {
+        Outcome::Killed(libc::SIGBUS)
+    } else {
+        Outcome::Returned(vec![scene.bytes[BAD]])
+    };
+    assert_eq!(poisoner.wait(None)?, told);
+
+    // Who had it mapped comes to nothing in its place unawares.
+    let loaded = mapping.try_load_word(BAD);
+    assert_eq!(loaded.is_err(), is_dirty, "in a mapping that had it");
+    let lost = if is_dirty { Err(Errno::IO) } else { Ok(()) };
+    for (what, device) in [("one", &device), ("the other", &other)] {
+        assert_eq!(fsync(device), lost, "{what}");
+        assert_eq!(fsync(device), Ok(()), "{what}, once more");
+    }
+    let mut bytes = vec![0; SIZE];
+    assert_eq!(pread(&device, &mut bytes, 0)?, SIZE);
+    assert!(bytes == scene.bytes, "by pread()");
+    let fresh = Mapping::shared(&device, SIZE)?;
+    assert!(fresh.read(0, SIZE) == scene.bytes, "in another mapping");
+    assert!(scene.on_disk(0, SIZE)? == scene.bytes, "in the file");
+    // The page that has come in its place is as good as any.
+    fresh.store(BAD, stored);
+    fsync(&device)?;
+    assert_eq!(scene.on_disk(BAD, 1)?, [stored]);
+    Ok(())
+}
 
 /// Does something while somebody else holds the lock of a file to write to it.
 fn while_locked<T>(
