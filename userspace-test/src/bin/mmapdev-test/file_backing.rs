@@ -1311,18 +1311,21 @@ fn swap() -> io::Result<()> {
                 let pages = mapping.in_memory(0, SIZE)?;
                 Ok(pages.iter().filter(|&&is_there| is_there).count())
             };
-            // Nothing but the swap space can keep it, so that taking it away is writing it there.
-            let out = Moved::during(|| {
-                reclaim_until("anonymous", &cgroup, || Ok(in_memory(&anonymous)? == 0))
-            })?;
-            assert!(out.swapped_out >= PAGES, "anonymous, out: {out:?}");
-            assert!(out.bytes_out >= BYTES, "anonymous, out: {out:?}");
+            // Nothing but the swap space can keep it, so that taking it away is writing it there. One page or another may
+            // stay, which a CPU has in a list of its own.
+            let is_gone = || Ok((in_memory(&anonymous)? as u64) < FEW);
+            let out = Moved::during(|| reclaim_until("anonymous", &cgroup, is_gone))?;
+            assert!(out.swapped_out >= PAGES - FEW, "anonymous, out: {out:?}");
+            assert!(out.bytes_out >= BYTES - LITTLE, "anonymous, out: {out:?}");
             let back = Moved::during(|| {
                 assert!(is_filled(&anonymous), "anonymous");
                 Ok(())
             })?;
             // One or another may not have left memory yet when it is wanted again.
-            assert!(back.swapped_in >= PAGES - FEW, "anonymous, in: {back:?}");
+            assert!(
+                back.swapped_in >= PAGES - 2 * FEW,
+                "anonymous, in: {back:?}"
+            );
             drop(anonymous);
 
             let device = scene.open()?;
