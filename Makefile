@@ -19,6 +19,7 @@ help: ## this text
 	@sed -n 's/^#: \([A-Z_]*\) *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 #: TESTS            only the tests whose name has this in it
+#: PART             only one part of make test-debug: main, allocations, pci or vms
 #: SECONDS          how long make stress is at it (120)
 #: SEED             what stress and crash take their choices from, as a failure names it; else the clock
 #: KILLS            how many guests make crash kills (5)
@@ -44,7 +45,7 @@ test-pressure: guest ## those of its tests where memory is short: a guest of 512
 test-pci: guest ## those of its tests that are about memory of PCI devices [TESTS=name]
 	@qemu/pci.sh $(TESTS)
 
-test-debug: guest-debug ## all tests, and some of its own, on a kernel that looks for mistakes [TESTS=name]
+test-debug: guest-debug ## all tests, and some of its own, on a kernel that looks for mistakes [TESTS=name] [PART=main]
 	@qemu/debug.sh $(TESTS)
 
 # In bash, and so in the scripts, SECONDS is the time since the start.

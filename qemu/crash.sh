@@ -88,8 +88,7 @@ say "SEED=$seed"
 RANDOM=$((seed % 32768))
 start=$SECONDS
 for ((number = 1; number <= kills; number++)); do
-    while (($(jobs -rp | wc -l) >= 2)); do wait -n || true; done
-    in_group kill_one $number $((seed * 1000 + number)) $((1 + RANDOM % 150)) $((RANDOM % 300))
+    beside kill_one $number $((seed * 1000 + number)) $((1 + RANDOM % 150)) $((RANDOM % 300))
 done
 wait || true
 

@@ -1,13 +1,27 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs the tests on the sanitizer kernel: debug.sh [NAME]; without one two guests at a time, one of them for all that are not
-# about allocations that fail, PCI devices or two machines. What it is built with needs memory and makes all slower,
+# Runs the tests on the sanitizer kernel: debug.sh [NAME], in each guest that has such tests, two guests at a time. With
+# PART= only those of one: main has all that need no other, allocations those that let allocations fail, and pci and vms
+# those of PCI devices and of two machines. What it is built with needs memory and makes all slower,
 # so the guest has more of the one, and the tests have more time. Two tools have no place to stand on there: they
 # need parts of a kernel that would take its build beyond what it may take. Pages are overwritten when they are freed,
 # for which test.sh has the reason, and needs a second guest.
 set -euo pipefail
 export TREE=sanitizer
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# has_part PART [NAME]: whether that part has such a test.
+has_part() {
+    local environment=(SANITIZER=1)
+    case $1 in
+    main) environment+=(ALLOCATIONS=none) ;;
+    allocations) environment+=(ALLOCATIONS=only) ;;
+    pci) environment+=(PCI=1 AREA=pci) ;;
+    vms) environment+=(VMS=0 AREA=vms) ;;
+    *) die "PART=$1 is none of main, allocations, pci, vms" ;;
+    esac
+    has_tests env "${environment[@]}" mmapdev-test "${@:2}"
+}
 
 # tests NAME COMMAND...: in a guest of that name.
 tests() {
@@ -18,28 +32,41 @@ tests() {
         env SANITIZER=1 "$@" --skip tracing::perf --skip tracing::bpftrace
 }
 
-if (($#)); then
-    ran=''
-    if has_tests env SANITIZER=1 mmapdev-test "$@"; then ran=yes && tests test-debug mmapdev-test "$@"; fi
-    if has_tests env SANITIZER=1 PCI=1 AREA=pci mmapdev-test "$@"; then ran=yes && "$QEMU_DIR/pci.sh" "$@"; fi
-    if has_tests env VMS=0 AREA=vms mmapdev-test "$@"; then ran=yes && "$QEMU_DIR/vms.sh" test "$@"; fi
-    [[ $ran ]] || die "no test that runs on this kernel has \"$*\" in its name"
+run_part() {
+    case $1 in
+    main) tests test-debug ALLOCATIONS=none mmapdev-test "${@:2}" ;;
+    allocations) tests test-debug-allocations ALLOCATIONS=only mmapdev-test "${@:2}" ;;
+    pci) "$QEMU_DIR/pci.sh" "${@:2}" ;;
+    vms) "$QEMU_DIR/vms.sh" test "${@:2}" ;;
+    esac
+}
+
+parts=()
+for part in ${PART:-main allocations pci vms}; do
+    if has_part "$part" "$@"; then parts+=("$part"); fi
+done
+((${#parts[@]})) || die "no test that runs on this kernel has \"$*\" in its name"
+if ((${#parts[@]} == 1)); then
+    run_part "${parts[0]}" "$@"
     exit
 fi
-# A test has one CPU busy: two guests at a time take half the time.
+
+# The first is seen while it runs, the others when all are done.
+said() { echo "$BUILD/log/test-debug-$1.txt"; }
+in_background() {
+    if [[ $1 == "${parts[0]}" ]]; then run_part "$@"; else run_part "$@" >"$(said "$1")" 2>&1; fi
+    touch "$(said "$1").ok"
+}
 mkdir -p "$BUILD/log"
-others=$BUILD/log/test-debug-others.txt
-(
-    status=0
-    tests test-debug-allocations ALLOCATIONS=only mmapdev-test || status=$?
-    "$QEMU_DIR/pci.sh" || status=$?
-    "$QEMU_DIR/vms.sh" test || status=$?
-    exit $status
-) >"$others" 2>&1 &
-trap 'kill $! 2>/dev/null || true' EXIT
-status=0
-tests test-debug ALLOCATIONS=none mmapdev-test || status=$?
-wait $! || status=$?
-trap - EXIT
-cat "$others"
-exit $status
+trap end_groups EXIT
+for part in "${parts[@]}"; do
+    rm -f "$(said "$part").ok"
+    beside in_background "$part" "$@"
+done
+wait || true
+failed=()
+for part in "${parts[@]}"; do
+    [[ $part == "${parts[0]}" ]] || cat "$(said "$part")"
+    [[ -e $(said "$part").ok ]] || failed+=("$part")
+done
+((${#failed[@]} == 0)) || die "red on the sanitizer kernel: ${failed[*]}"

@@ -14,9 +14,8 @@ trap end_groups EXIT
 # expect TITLE STATUS SENTENCE ARGUMENTS...: boot.sh with those arguments ends with that status and
 # says that sentence. Two guests run at a time.
 expect() {
-    while (($(jobs -rp | wc -l) >= 2)); do wait -n || true; done
     count=$((count + 1))
-    in_group run_one "rig-$count" "$@"
+    beside run_one "rig-$count" "$@"
 }
 
 run_one() { run "$1" "$2" "$3" "$4" "$QEMU_DIR/boot.sh" --name "$1" "${@:5}"; }

@@ -34,6 +34,7 @@
 //! | [`system_memory`] | how much memory the machine has |
 //! | [`work_queue`] | a work queue that the module waits for when it goes |
 //! | [`rw_semaphore`] | `struct rw_semaphore` |
+//! | [`write_back_scope`] | being one who writes pages back, for as long as that takes |
 //! | [`iov`], [`sched`] | one function each that the kernel crate has no wrapper for |
 //! | [`capability`] | what the calling task may do |
 

@@ -50,7 +50,7 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
     }
 
     /// Sets what a mapping does when it is touched. Fails where it cannot be as it is asked for.
-    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result;
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result;
 
     /// Copies bytes out from the position on, which moves; fewer than asked for where the device ends, or where something
     /// has come in between after the first.

@@ -97,7 +97,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
         Some(self.device.pages())
     }
 
-    fn mmap_prepare(&self, desc: &VmAreaDesc<Self>) -> Result {
+    fn mmap_prepare(&self, desc: VmAreaDesc<'_, Self>) -> Result {
         self.device.check_alive()?;
         // The VFS checks this for regular files only.
         if !offsets_exist(desc.index(), desc.len(), PAGE_SHIFT) {
@@ -318,9 +318,6 @@ impl<B: Backing> Device<B> {
         if !folio.is_uptodate() {
             // It is being filled by whoever holds its lock.
             drop(self.pages().lock_folio(index, wait)?);
-            if !folio.is_uptodate() {
-                return Err(EIO);
-            }
         }
         // Of a folio with bad memory in it, all but the bad pages can be read.
         let wanted = match folio.is_poisoned() {
@@ -329,6 +326,6 @@ impl<B: Backing> Device<B> {
             false => wanted,
         };
         let offset = (position - folio.start()) as usize;
-        Ok(Some(folio.copy_to_iter(offset, wanted, iov)))
+        folio.copy_to_iter(offset, wanted, iov).map(Some)
     }
 }

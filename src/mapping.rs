@@ -9,8 +9,8 @@
 use crate::abstractions::device_span::Piece;
 use crate::abstractions::page_cache::Wait;
 use crate::abstractions::vm_fault::{
-    Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround, VmFault,
-    PMD_ORDER,
+    Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround,
+    PageFault, VmFault, PMD_ORDER,
 };
 use crate::abstractions::vm_operations::VmOperations;
 use crate::abstractions::vm_pfn::{PfnFault, PfnOperations, Transfer};
@@ -41,7 +41,7 @@ pub(crate) struct Mapping;
 impl VmOperations for Mapping {
     type File = OpenDevice<Memory>;
 
-    fn fault<'a>(open: &OpenDevice<Memory>, fault: &'a VmFault) -> FaultOutcome<'a> {
+    fn fault<'a>(open: &OpenDevice<Memory>, fault: &'a PageFault) -> FaultOutcome<'a> {
         let device = open.device();
         let page = fault.index() as u64;
         if page >= device.size().div_ceil(PAGE_SIZE as u64) {
@@ -96,7 +96,7 @@ impl VmOperations for Mapping {
 
 /// Maps a page that is in memory together with its neighbours, if its folio is one of many in a window. `None`
 /// leaves the fault to be answered as any other.
-fn map_neighbours<'a>(device: &Device<Memory>, fault: &'a VmFault) -> Option<Installed<'a>> {
+fn map_neighbours<'a>(device: &Device<Memory>, fault: &'a PageFault) -> Option<Installed<'a>> {
     // A folio as large as the window is mapped as a whole, for less; unless there is bad memory in it, which is
     // then left out.
     let folio = device.pages().get_folio(fault.index())?;
@@ -114,7 +114,7 @@ pub(crate) struct SmallMapping;
 impl VmOperations for SmallMapping {
     type File = OpenDevice<Memory>;
 
-    fn fault<'a>(open: &OpenDevice<Memory>, fault: &'a VmFault) -> FaultOutcome<'a> {
+    fn fault<'a>(open: &OpenDevice<Memory>, fault: &'a PageFault) -> FaultOutcome<'a> {
         Mapping::fault(open, fault)
     }
 }
@@ -126,7 +126,7 @@ pub(crate) struct StoredMapping;
 impl VmOperations for StoredMapping {
     type File = OpenDevice<FileBacking>;
 
-    fn fault<'a>(open: &OpenDevice<FileBacking>, fault: &'a VmFault) -> FaultOutcome<'a> {
+    fn fault<'a>(open: &OpenDevice<FileBacking>, fault: &'a PageFault) -> FaultOutcome<'a> {
         let device = open.device();
         let page = fault.index() as u64;
         // The file may have become shorter since the device has last heard of it, or the device may have ended.

@@ -5,7 +5,7 @@
 //! Data flows one way:
 //!
 //! ```text
-//! control, file, mapping, ioctl ─▶ registry ─▶ device ─▶ backing ─▶ abstractions ─▶ kernel crate, bindings, C
+//! control, pci, ioctl ─▶ registry ─▶ device, file, mapping ─▶ backing ─▶ abstractions ─▶ kernel crate, bindings, C
 //! ```
 //!
 //! All `unsafe` code is in [`abstractions`].
@@ -74,7 +74,7 @@ module! {
         },
         limit_mib: u64 {
             default: 0,
-            description: "All devices together in MiB (default 0: half of the machine's memory)",
+            description: "All devices of memory together in MiB (default 0: half of the machine's memory)",
         },
         folio_kib: u64 {
             default: 2048,

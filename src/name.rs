@@ -64,12 +64,16 @@ impl Name {
 
     /// Returns what stands between `mmapdev` and the name in the node's name.
     pub(crate) fn separator(&self) -> &'static str {
-        let number = self.0.bytes().iter().all(u8::is_ascii_digit);
-        if number {
-            ""
-        } else {
-            "-"
-        }
+        separator(self.0.bytes())
+    }
+}
+
+/// Returns what stands between `mmapdev` and a name in the node's name.
+pub(crate) fn separator(name: &[u8]) -> &'static str {
+    if name.iter().all(u8::is_ascii_digit) {
+        ""
+    } else {
+        "-"
     }
 }
 

@@ -105,7 +105,7 @@ struct mmapdev_info {
  * destroyed. EINVAL for a size of 0 or no multiple of the page size, a backing, huge or largest_folio that
  * does not exist; EEXIST where the name is taken; EFBIG for a size that no file can have, ENOMEM for one
  * that is more than the machine's memory or where memory is short now; ENOSPC where there are 4096 devices, or
- * all together would be larger than the module's limit_mib, EBUSY where the machine has no numbers left for nodes.
+ * all of memory together would be larger than the module's limit_mib, EBUSY where the machine has no numbers left for nodes.
  *
  * MMAPDEV_BACKING_FILE makes a device of a regular file or a block device, given by a descriptor that is open for
  * reading; where it is not open for writing, neither can the device be opened so (EROFS). The device has device_size

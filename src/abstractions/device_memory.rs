@@ -22,7 +22,8 @@ use super::device_span::{Piece, Span, Width};
 use super::folio::LockedFolio;
 use super::helpers;
 use super::page_cache::{
-    AddressSpace, AddressSpaceOperations, InvalidateSharedGuard, PageCache, Wait, WriteGuard,
+    AddressSpace, AddressSpaceOperations, InvalidateGuard, InvalidateSharedGuard, PageCache, Wait,
+    WriteGuard,
 };
 use super::pci_device::{as_raw, Awake, ClaimedBar};
 use super::pseudo_fs::PseudoMount;
@@ -270,6 +271,14 @@ impl DeviceMemory {
         if matches!(before, State::Revoked) {
             return;
         }
+        self.take_out_of_mappings(guard, lock);
+        // Only now somebody else may have the addresses, or the device sleep.
+        drop(before);
+    }
+
+    /// Takes the memory out of all mappings, when nobody has access to it and `state` says so by now. Both locks must be of
+    /// its own address space; gives the second up. Sleeps.
+    fn take_out_of_mappings(&self, guard: &WriteGuard<'_>, lock: InvalidateGuard<'_>) {
         self.unmap();
         drop(lock);
         // A task that forks may have an entry in its hands: `copy_huge_pmd()` reads one of page frames that are no pages
@@ -287,8 +296,6 @@ impl DeviceMemory {
             self.unmap();
             drop(lock);
         }
-        // Only now somebody else may have the addresses, or the device sleep.
-        drop(before);
     }
 
     fn unmap(&self) {
@@ -306,19 +313,23 @@ impl DeviceMemory {
         let guard = self.cache.lock_for_writing_always();
         let lock = guard.lock_against_faults();
         // SAFETY: The lock is held exclusively.
-        if let State::Present { users, window, .. } = unsafe { &mut *self.state.get() } {
-            *users -= 1;
-            if *users == 0 {
-                // Under the lock: who opens it next may want it cached in another way.
-                *window = None;
-            }
+        let State::Present { users, window, .. } = (unsafe { &mut *self.state.get() }) else {
+            return;
+        };
+        *users -= 1;
+        if *users > 0 {
+            return;
         }
-        drop(lock);
+        // A mapping may be there still, of a file whose owner has closed the memory before.
+        let window = window.take();
+        self.take_out_of_mappings(&guard, lock);
+        // Only now the device may sleep, and under the inode lock: who opens it next may want it cached in another way.
+        drop(window);
         drop(guard);
     }
 }
 
-/// Memory that somebody has open; dropping it closes it.
+/// Memory that somebody has open; dropping it closes it. The last one takes it out of all mappings.
 pub(crate) struct OpenMemory(Arc<DeviceMemory>);
 
 impl Drop for OpenMemory {

@@ -43,7 +43,8 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     /// Opens the device.
     ///
     /// As for a regular file, threads that share a descriptor get its position one after the other.
-    /// `RWF_NOWAIT` and `O_DIRECT` are allowed; the latter means nothing where pages are all there is.
+    /// `RWF_NOWAIT` and `O_DIRECT` are allowed; the latter means nothing where pages are all there is. What is written and
+    /// stored leaves the times of the node alone: it is on a file system of somebody else's, which may be frozen.
     ///
     /// Context: process; may sleep; runs under the lock of all misc devices, so it must not register
     /// or deregister one.
@@ -58,7 +59,7 @@ pub(crate) trait FileOperations: Sized + Send + Sync + 'static {
     /// Sets up a mapping of the file.
     ///
     /// Context: process, with the mmap lock held for writing.
-    fn mmap_prepare(&self, _desc: &VmAreaDesc<Self>) -> Result {
+    fn mmap_prepare(&self, _desc: VmAreaDesc<'_, Self>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -383,12 +384,12 @@ impl<F: FileOperations> FileOperationsTable<F> {
         } else {
             None
         },
-        // The kernel's splicing calls `read_iter`, and asks nobody whether it is there.
         fadvise: if F::HAS_FADVISE {
             Some(Self::fadvise)
         } else {
             None
         },
+        // The kernel's splicing calls `read_iter`, and asks nobody whether it is there.
         splice_read: if F::HAS_SPLICE_READ && F::HAS_READ_ITER {
             Some(Self::splice_read)
         } else {

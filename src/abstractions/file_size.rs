@@ -135,7 +135,7 @@ impl Attempts {
 /// A page cache of which nothing from some index on is being read or written, or can begin to be.
 struct AtRest<'a> {
     _writing: rw_semaphore::WriteGuard<'a>,
-    invalidate: InvalidateGuard<'a>,
+    _invalidate: InvalidateGuard<'a>,
 }
 
 /// Why a page cache is not at rest.
@@ -320,7 +320,8 @@ impl FileCache {
             };
             *removed += before.saturating_sub(self.resident_bytes());
             if result == 0 {
-                at_rest.invalidate.set_size(new);
+                // While the page cache is at rest.
+                guard.set_size_alone(new);
                 return Ok(());
             }
             drop(at_rest);
@@ -369,7 +370,7 @@ impl FileCache {
                 this.look(first, usize::MAX, change)?;
                 Ok(AtRest {
                     _writing: writing,
-                    invalidate,
+                    _invalidate: invalidate,
                 })
             })();
             if let Err(Restless::InTheWay(index)) = &result {

@@ -177,7 +177,8 @@ impl Folio {
     /// Copies bytes of the folio out, and returns how many the destination took.
     ///
     /// Starts `offset` bytes into the folio and copies at most `len` bytes, never beyond the folio.
-    /// Fewer come where the destination is full or its memory cannot be written to.
+    /// Fewer come where the destination is full or its memory cannot be written to. Fails with `EIO` where the content is
+    /// not there, see [`Self::is_uptodate`]: what is in memory then is whatever somebody else has left.
     ///
     /// May sleep and may fault on user memory: hold no lock that a page fault takes.
     pub(crate) fn copy_to_iter(
@@ -185,22 +186,25 @@ impl Folio {
         offset: usize,
         len: usize,
         iter: &mut IovIterDest<'_>,
-    ) -> usize {
+    ) -> Result<usize> {
+        if !self.is_uptodate() {
+            return Err(EIO);
+        }
         let size = self.size();
         if offset >= size {
-            return 0;
+            return Ok(0);
         }
         let len = len.min(size - offset);
-        // SAFETY: The folio is alive, the range lies within it, and the iterator is valid by its
-        // type.
-        unsafe {
+        // SAFETY: The folio is alive, the range lies within it and was seen to have its content, which no folio loses, and
+        // the iterator is valid by its type.
+        Ok(unsafe {
             helpers::abstractions_helper_copy_folio_to_iter(
                 self.as_raw(),
                 offset,
                 len,
                 iter.as_raw(),
             )
-        }
+        })
     }
 }
 
@@ -316,9 +320,10 @@ impl LockedFolio {
     /// back to, as worth keeping: what is clean is taken for something that can be had again, and dropped where
     /// that is of use.
     ///
-    /// Mirrors `folio_mark_dirty()`.
+    /// Does nothing where the content is not there, see [`Folio::is_uptodate`]: what is in memory then must get into no
+    /// file. Mirrors `folio_mark_dirty()`.
     pub(crate) fn mark_dirty(&self) {
-        if !self.is_dirty() {
+        if !self.is_dirty() && self.is_uptodate() {
             // SAFETY: The folio is alive and locked; nobody marks it clean meanwhile.
             unsafe { bindings::folio_mark_dirty(self.as_raw()) };
         }
@@ -357,6 +362,39 @@ mod tests {
             assert_eq!(folio.frame() % (1 << order), 0);
             assert!(folio.is_uptodate() && !folio.is_poisoned() && !folio.is_page_poisoned(0));
         }
+        Ok(())
+    }
+
+    /// A folio that somebody has left bytes in, and nobody has filled since.
+    fn unfilled() -> Result<ARef<Folio>> {
+        // SAFETY: The function takes any order and flags, and a null memory policy is the task's own.
+        let folio = unsafe {
+            bindings::filemap_alloc_folio_noprof(bindings::GFP_KERNEL, 0, core::ptr::null_mut())
+        };
+        // SAFETY: The allocator gives the only reference to the caller.
+        Ok(unsafe { Folio::from_raw(NonNull::new(folio).ok_or(ENOMEM)?) })
+    }
+
+    #[test]
+    fn what_was_not_filled_is_not_copied_out() -> Result {
+        let folio = unfilled()?;
+        let mut bytes = [0x5a; 16];
+        let vector = bindings::kvec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        let copy = || {
+            let mut iter = bindings::iov_iter::default();
+            // SAFETY: The iterator is over the bytes above, which nobody else uses while it is there.
+            let iter = unsafe {
+                let direction = bindings::ITER_DEST;
+                bindings::iov_iter_kvec(&raw mut iter, direction, &vector, 1, vector.iov_len);
+                IovIterDest::from_raw(&raw mut iter)
+            };
+            folio.copy_to_iter(0, 16, iter)
+        };
+        assert_eq!(copy().err(), Some(EIO));
+        assert!(bytes.iter().all(|&byte| byte == 0x5a));
         Ok(())
     }
 

@@ -507,6 +507,13 @@ bool abstractions_helper_supports_pmd_pfnmap(void)
 	return IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
 }
 
+/* Whether a touch by one CPU of what is being taken away is through when abstractions_helper_synchronize_kernel_code() is. */
+bool abstractions_helper_can_wait_for_kernel_code(void)
+{
+	return !IS_ENABLED(CONFIG_PREEMPT_RT) &&
+	       (IS_ENABLED(CONFIG_TASKS_RCU) || !IS_ENABLED(CONFIG_PREEMPTION));
+}
+
 /* vm_area_desc.rs */
 
 bool abstractions_helper_vma_desc_is_shared(struct vm_area_desc *desc)
@@ -541,19 +548,6 @@ void __iomem *abstractions_helper_ioremap(phys_addr_t start, size_t size, unsign
 	if (mode == ABSTRACTIONS_WRITE_COMBINING)
 		return ioremap_wc(start, size);
 	return ioremap(start, size);
-}
-
-/* Whether a touch by one CPU of what is being taken away is through when abstractions_helper_synchronize_kernel_code() is. */
-bool abstractions_helper_can_wait_for_kernel_code(void)
-{
-	return !IS_ENABLED(CONFIG_PREEMPT_RT) &&
-	       (IS_ENABLED(CONFIG_TASKS_RCU) || !IS_ENABLED(CONFIG_PREEMPTION));
-}
-
-/* Whether the kernel takes the registers of a device for those of BARs. */
-bool abstractions_helper_pci_has_bars(const struct pci_dev *pdev)
-{
-	return !pdev->non_compliant_bars && !pdev->is_virtfn;
 }
 
 /* How a mapping is cached that was asked for with a mode: where the kernel keeps a record, that has the last word. */
@@ -593,6 +587,12 @@ void abstractions_helper_wmb(void)
 }
 
 /* pci_device.rs */
+
+/* Whether the kernel takes the registers of a device for those of BARs. */
+bool abstractions_helper_pci_has_bars(const struct pci_dev *pdev)
+{
+	return !pdev->non_compliant_bars && !pdev->is_virtfn;
+}
 
 unsigned long abstractions_helper_pci_resource_flags(struct pci_dev *dev, int bar)
 {
@@ -642,9 +642,13 @@ void abstractions_helper_file_set_mapping(struct file *file, struct address_spac
 	file_ra_state_init(&file->f_ra, mapping);
 }
 
+/*
+ * Without times, as a store would change those of the node under locks that its file system takes outside of them, and
+ * without a look at whether that is frozen: the kernel does so by itself where a mapping has no page_mkwrite.
+ */
 void abstractions_helper_file_set_modes(struct file *file)
 {
-	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS;
+	file->f_mode |= FMODE_NOWAIT | FMODE_CAN_ODIRECT | FMODE_ATOMIC_POS | FMODE_NOCMTIME;
 	if (mapping_unevictable(file->f_mapping))
 		file->f_mode |= FMODE_NOREUSE;
 }

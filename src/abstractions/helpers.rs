@@ -194,6 +194,7 @@ extern "C" {
 
     // vm_pfn.rs
     pub(super) fn abstractions_helper_supports_pmd_pfnmap() -> bool;
+    pub(super) fn abstractions_helper_can_wait_for_kernel_code() -> bool;
 
     // vm_area_desc.rs
     pub(super) fn abstractions_helper_vma_desc_is_shared(desc: *mut bindings::vm_area_desc)
@@ -216,7 +217,6 @@ extern "C" {
     pub(super) fn abstractions_helper_wmb();
 
     // pci_device.rs
-    pub(super) fn abstractions_helper_can_wait_for_kernel_code() -> bool;
     pub(super) fn abstractions_helper_pci_has_bars(pdev: *const bindings::pci_dev) -> bool;
     pub(super) fn abstractions_helper_pci_resource_flags(
         dev: *mut bindings::pci_dev,

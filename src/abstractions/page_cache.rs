@@ -279,9 +279,16 @@ impl InvalidateSharedGuard<'_> {
     /// - `ENOMEM`: no memory, or none in pieces of this order, or the cgroup has reached its limit.
     /// - `EAGAIN`: the same where `wait` forbids sleeping.
     /// - `EINVAL`: `index` is no multiple of the folio's size, or the page cache takes no folio of
-    ///   this order.
+    ///   this order, or the folio would reach beyond the last page of the file, see [`WriteGuard::set_size`].
     pub(crate) fn add_zeroed_folio(&self, index: usize, order: u32, wait: Wait) -> Result<Added> {
         if order > self.space.max_order() || index & ((1 << order) - 1) != 0 {
+            return Err(EINVAL);
+        }
+        // The size does not become less while the lock is held. (That of a page cache that is written back may, which the
+        // kernel can account for there.)
+        let pages = self.space.size().div_ceil(PAGE_SIZE as u64);
+        let end = (index as u64).checked_add(1 << order);
+        if end.is_none_or(|end| end > pages) {
             return Err(EINVAL);
         }
         let gfp = self.space.gfp(order, wait);
@@ -321,14 +328,6 @@ impl Drop for InvalidateSharedGuard<'_> {
 pub(super) struct InvalidateGuard<'a> {
     space: &'a AddressSpace,
     _not_send: NotThreadSafe,
-}
-
-impl InvalidateGuard<'_> {
-    /// Sets the size to `new` bytes, see [`WriteGuard::set_size_alone`].
-    pub(super) fn set_size(&self, new: bindings::loff_t) {
-        // SAFETY: The inode is alive, and by the type invariant the inode lock, which sizes are changed under, is held.
-        unsafe { helpers::abstractions_helper_i_size_write(self.space.host(), new) };
-    }
 }
 
 impl Drop for InvalidateGuard<'_> {
@@ -411,7 +410,6 @@ impl<'a> WriteGuard<'a> {
     fn change_size(&self, old: u64, new: u64) -> u64 {
         let _guard = self.lock_against_faults();
         let before = self.space.resident_bytes();
-        let (inode, mapping) = (self.space.host(), self.space.as_raw());
         let (start, end) = (old.min(new), self.space.size());
         // Both ends are ones that a file has or can have.
         if start < end {
@@ -419,17 +417,11 @@ impl<'a> WriteGuard<'a> {
             self.take_out_at_once(start, end);
         }
         let end_of_left = self.folio_end(new);
-        // SAFETY: The inode is alive, and both locks that its size is changed under are held.
-        unsafe {
-            helpers::abstractions_helper_i_size_write(
-                inode,
-                new.max(end_of_left) as bindings::loff_t,
-            )
-        };
+        self.set_size_alone(new.max(end_of_left) as bindings::loff_t);
         if new < end {
-            let first = new.next_multiple_of(PAGE_SIZE as u64);
+            let first = new.next_multiple_of(PAGE_SIZE as u64) as bindings::loff_t;
             // SAFETY: The address space is alive. A length of 0 means all the rest; private copies go, too.
-            unsafe { bindings::unmap_mapping_range(mapping, first as bindings::loff_t, 0, 1) };
+            unsafe { bindings::unmap_mapping_range(self.space.as_raw(), first, 0, 1) };
         }
         before.saturating_sub(self.space.resident_bytes())
     }
@@ -882,6 +874,43 @@ mod tests {
         let small = cache(false)?;
         assert_eq!(small.max_order(), 0);
         assert_eq!(add(&small, 0, 1).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn a_folio_that_reaches_beyond_the_end_is_refused() -> Result {
+        let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
+        let size = (5 * PAGE_SIZE + 1) as u64;
+        let cache = PageCache::new_in_memory(mount, size, true, Unwritten);
+        let cache = KBox::pin_init(cache, GFP_KERNEL)?;
+        assert_eq!(add(&cache, 4, 2).err(), Some(EINVAL));
+        assert_eq!(add(&cache, 6, 0).err(), Some(EINVAL));
+        assert_eq!(add(&cache, usize::MAX, 0).err(), Some(EINVAL));
+        add(&cache, 0, 2)?;
+        add(&cache, 4, 1)?;
+        assert_eq!(resident_pages(&cache), 6);
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_not_filled_does_not_become_dirty() -> Result {
+        let cache = cache(true)?;
+        // SAFETY: The function takes any order and flags, and a null memory policy is the task's own.
+        let folio = unsafe {
+            bindings::filemap_alloc_folio_noprof(bindings::GFP_KERNEL, 0, core::ptr::null_mut())
+        };
+        // SAFETY: The allocator gives the only reference, and the folio is new. It is locked when it was added.
+        let folio = unsafe {
+            let folio = Folio::from_raw(NonNull::new(folio).ok_or(ENOMEM)?);
+            let (space, gfp) = (cache.as_raw(), bindings::GFP_KERNEL);
+            to_result(bindings::filemap_add_folio(space, folio.as_raw(), 0, gfp))?;
+            LockedFolio::from_raw(ARef::into_raw(folio).cast())
+        };
+        folio.mark_dirty();
+        assert!(!folio.is_dirty());
+        folio.zero_fill();
+        folio.mark_dirty();
+        assert!(folio.is_dirty());
         Ok(())
     }
 

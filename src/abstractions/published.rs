@@ -66,3 +66,34 @@ impl<T: Send + Sync + 'static> Drop for Publication<T> {
         let _value = self.0.with(Option::take);
     }
 }
+
+#[kunit_tests(abstractions_published)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_at_a_time_is_found() -> Result {
+        static PLACE: Published<u32> = Published::new();
+        assert!(PLACE.get().is_none());
+        let first = PLACE.publish(Arc::new(1, GFP_KERNEL)?)?;
+        assert_eq!(PLACE.publish(Arc::new(2, GFP_KERNEL)?).err(), Some(EBUSY));
+        assert!(PLACE.get().is_some_and(|value| *value == 1));
+        drop(first);
+        assert!(PLACE.get().is_none());
+        let _second = PLACE.publish(Arc::new(2, GFP_KERNEL)?)?;
+        assert!(PLACE.get().is_some_and(|value| *value == 2));
+        Ok(())
+    }
+
+    #[test]
+    fn nobody_has_a_value_that_was_refused_or_taken_out() -> Result {
+        static PLACE: Published<u32> = Published::new();
+        let (first, second) = (Arc::new(1, GFP_KERNEL)?, Arc::new(2, GFP_KERNEL)?);
+        let publication = PLACE.publish(first.clone())?;
+        assert_eq!(PLACE.publish(second.clone()).err(), Some(EBUSY));
+        drop(publication);
+        assert!(Arc::into_unique_or_drop(first).is_some());
+        assert!(Arc::into_unique_or_drop(second).is_some());
+        Ok(())
+    }
+}

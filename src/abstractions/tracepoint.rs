@@ -10,10 +10,11 @@
 
 /// Makes a safe function for each tracepoint that a C file of the module defines.
 ///
-/// The C side is `TRACE_EVENT()` or `DEFINE_EVENT()` with `TP_PROTO(u64, u64, u64, s64)`, in a file that
-/// defines `CREATE_TRACE_POINTS` and `CREATE_RUST_TRACE_POINTS`. With the tracepoint off a call is a jump that is
-/// not taken, as in C. A name that no such file defines does not link. In a kernel without tracepoints a call is
-/// nothing.
+/// The C side is `TRACE_EVENT()` or `DEFINE_EVENT()` with `TP_PROTO(u64, u64, u64, s64)`, and
+/// `ABSTRACTIONS_TRACEPOINT()` of `tracepoint.h`, in a file that defines `CREATE_TRACE_POINTS`. With the tracepoint off a
+/// call is a jump that is not taken, as in C. A name that no such file has does not link, whatever tracepoint of the
+/// kernel's it may be, and one that takes anything else does not compile there. In a kernel without tracepoints a call
+/// is nothing.
 macro_rules! tracepoints {
     ($($(#[$attribute:meta])* $visibility:vis fn $name:ident = $tracepoint:ident($first:ident, $second:ident);)*) => {$(
         $(#[$attribute])*
@@ -27,9 +28,9 @@ macro_rules! tracepoints {
                 #[allow(improper_ctypes)]
                 extern "C" {
                     static [<__tracepoint_ $tracepoint>]: ::kernel::bindings::tracepoint;
-                    fn [<rust_do_trace_ $tracepoint>](device: u64, first: u64, second: u64, result: i64);
+                    fn [<abstractions_trace_ $tracepoint>](device: u64, first: u64, second: u64, result: i64);
                 }
-                // SAFETY: The tracepoint is static, and its key is only looked at.
+                // SAFETY: Only the kernel's macros make statics of such a name, all of that type; its key is only looked at.
                 let is_on = unsafe {
                     ::kernel::jump_label::static_branch_unlikely!(
                         [<__tracepoint_ $tracepoint>],
@@ -38,9 +39,9 @@ macro_rules! tracepoints {
                     )
                 };
                 if is_on {
-                    // SAFETY: Only `CREATE_RUST_TRACE_POINTS` makes functions of such a name, and this one from four
-                    // numbers, which may have any value.
-                    unsafe { [<rust_do_trace_ $tracepoint>](device, $first, $second, result) };
+                    // SAFETY: Only `ABSTRACTIONS_TRACEPOINT()` makes functions of such a name, each of which takes these
+                    // four numbers, which may have any value.
+                    unsafe { [<abstractions_trace_ $tracepoint>](device, $first, $second, result) };
                 }
             }
         }

@@ -12,6 +12,7 @@
 use super::folio::LockedFolio;
 use super::helpers;
 use core::marker::PhantomData;
+use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::from_err_ptr;
@@ -112,11 +113,128 @@ impl VmFault {
         unsafe { (*(*self.vma()).vm_file).f_mapping }
     }
 
+    /// Returns whether the pages of the mapped file come from somewhere, as those of a [`FileCache`] do.
+    ///
+    /// [`FileCache`]: super::file_cache::FileCache
+    fn is_read_from_somewhere(&self) -> bool {
+        // SAFETY: The mapped file's address space is alive while the VMA is, and has operations.
+        unsafe { (*(*self.mapping()).a_ops).readahead.is_some() }
+    }
+
     /// Returns how many pages the mapped file has, a last one that is not whole included.
     fn pages_in_file(&self) -> usize {
         // SAFETY: The mapped file's inode is alive while the VMA is.
         let size = unsafe { helpers::abstractions_helper_i_size_read((*self.mapping()).host) };
         (size as usize).div_ceil(PAGE_SIZE)
+    }
+
+    pub(super) fn vma_range(&self) -> (usize, usize) {
+        // SAFETY: The VMA is valid and locked by the type invariant.
+        let range = unsafe { &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1 };
+        (range.vm_start, range.vm_end)
+    }
+
+    /// Returns whether the aligned `2^order` pages of memory around the touched one lie within the VMA, at an index of the
+    /// file that is a multiple of their number: then one entry of a page table may map them.
+    pub(super) fn fits(&self, order: u32) -> bool {
+        let size = PAGE_SIZE << order;
+        let start = self.address() & !(size - 1);
+        let (vma_start, vma_end) = self.vma_range();
+        let page = (self.address() - start) >> PAGE_SHIFT;
+        start >= vma_start && vma_end - start >= size && self.index() & ((1 << order) - 1) == page
+    }
+
+    /// Returns the other huge pages in the window of `2^order` huge pages of the file around the touched one: those that
+    /// lie within the VMA and its table of entries, and for which no entry is there. None where the touched one itself is
+    /// no huge page of both, see [`Self::fits`], or the fault did not get as far as the table.
+    pub(super) fn huge_neighbours(&self, order: u32) -> impl Iterator<Item = HugeNeighbour<'_>> {
+        let touched = self.index() >> PMD_ORDER;
+        let order = order.min(PMD_ORDER);
+        let first = touched >> order << order;
+        let count = if self.fits(PMD_ORDER) { 1 << order } else { 0 };
+        let others = (first..first + count).filter(move |&number| number != touched);
+        others.filter_map(move |number| self.huge_neighbour(number as isize - touched as isize))
+    }
+
+    /// Returns the huge page that is `distance` huge pages away from the touched one, see [`Self::huge_neighbours`].
+    fn huge_neighbour(&self, distance: isize) -> Option<HugeNeighbour<'_>> {
+        let touched = self.address() & !(PMD_SIZE - 1);
+        let start = touched.wrapping_add_signed(distance * PMD_SIZE as isize);
+        let (vma_start, vma_end) = self.vma_range();
+        let is_inside = start >= vma_start && start < vma_end && vma_end - start >= PMD_SIZE;
+        if !is_inside || start / PMD_TABLE_SIZE != touched / PMD_TABLE_SIZE {
+            return None;
+        }
+        // SAFETY: The fault is valid by the type invariant; it is plain data, copied to be changed.
+        let mut fault = unsafe { self.as_raw().read() };
+        if fault.pmd.is_null() {
+            return None;
+        }
+        fault.pmd = fault.pmd.wrapping_offset(distance);
+        // SAFETY: The entry is in the table that the touched one is in, which stays for as long as the VMA is
+        // locked.
+        if !unsafe { helpers::abstractions_helper_pmd_none(fault.pmd) } {
+            return None;
+        }
+        fault.__bindgen_anon_1.address = start;
+        fault.__bindgen_anon_1.pgoff = (self.index() & !((1 << PMD_ORDER) - 1))
+            .wrapping_add_signed(distance << PMD_ORDER as isize);
+        // INVARIANT: Checked and set just now.
+        Some(HugeNeighbour(fault, PhantomData))
+    }
+
+    /// Has the touch looked at anew, as nothing was done about it: by whoever has waited for something, so that it is
+    /// not for ever, and is not being killed.
+    pub(super) fn come_again(&self) -> Installed<'_> {
+        Installed(bindings::vm_fault_reason_VM_FAULT_NOPAGE, PhantomData)
+    }
+}
+
+/// A huge page beside a touched one, with the fault that a touch of it would be.
+///
+/// # Invariants
+///
+/// The huge page lies within the VMA, at an index of the file that is a multiple of its size, and address, index and
+/// entry of the fault are its own. Nothing was mapped there a moment ago.
+pub(super) struct HugeNeighbour<'a>(bindings::vm_fault, PhantomData<&'a VmFault>);
+
+impl HugeNeighbour<'_> {
+    /// Returns the index of its first page, see [`VmFault::index`].
+    pub(super) fn index(&self) -> usize {
+        self.0.__bindgen_anon_1.pgoff
+    }
+
+    pub(super) fn as_raw(&mut self) -> *mut bindings::vm_fault {
+        &raw mut self.0
+    }
+}
+
+/// A page fault in a mapping of the pages of a file.
+///
+/// # Invariants
+///
+/// The VMA has neither `VM_PFNMAP` nor `VM_MIXEDMAP`, in which an entry that is for a page, and counted by it, is taken for
+/// something else when it goes.
+#[repr(transparent)]
+pub(crate) struct PageFault(VmFault);
+
+impl Deref for PageFault {
+    type Target = VmFault;
+
+    fn deref(&self) -> &VmFault {
+        &self.0
+    }
+}
+
+impl PageFault {
+    /// Makes a reference from the pointer that a handler is called with.
+    ///
+    /// # Safety
+    ///
+    /// As for [`VmFault::from_raw`], and the VMA must be one as in the type invariant.
+    pub(super) unsafe fn from_raw<'a>(fault: *mut bindings::vm_fault) -> &'a Self {
+        // SAFETY: The type is transparent, and the caller promises the rest.
+        unsafe { &*fault.cast() }
     }
 
     /// Returns the pages of the window of `2^order` pages around the touched one that lie in the VMA, as a
@@ -130,12 +248,6 @@ impl VmFault {
             first,
             (vma_end - first).min(start + size - first) >> PAGE_SHIFT,
         )
-    }
-
-    pub(super) fn vma_range(&self) -> (usize, usize) {
-        // SAFETY: The VMA is valid and locked by the type invariant.
-        let range = unsafe { &(*self.vma()).__bindgen_anon_1.__bindgen_anon_1 };
-        (range.vm_start, range.vm_end)
     }
 
     /// Maps the touched page and what is in the page cache of the aligned window of `2^order` pages around
@@ -160,12 +272,6 @@ impl VmFault {
         done.then_some(Installed(reason, PhantomData))
     }
 
-    /// Has the touch looked at anew, as nothing was done about it: by whoever has waited for something, so that it is
-    /// not for ever, and is not being killed.
-    pub(super) fn come_again(&self) -> Installed<'_> {
-        Installed(bindings::vm_fault_reason_VM_FAULT_NOPAGE, PhantomData)
-    }
-
     /// Puts the answer of a handler into the form that the C side wants. What is to be found or read is: `found` is
     /// called with what came of that, unless the touch comes again.
     pub(super) fn finish(
@@ -176,6 +282,10 @@ impl VmFault {
         let folio = match outcome {
             FaultOutcome::Present(folio) => folio,
             FaultOutcome::Done(Installed(reason, _)) => return reason,
+            FaultOutcome::FindOrRead if !self.is_read_from_somewhere() => {
+                kernel::pr_warn_once!("a fault handler wants a page read that is stored nowhere\n");
+                return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+            }
             FaultOutcome::FindOrRead => {
                 // SAFETY: The fault is valid, and the file it is in maps an `AddressSpace`, which has `read_folio`.
                 let reason = unsafe { bindings::filemap_fault(self.as_raw()) };
@@ -207,7 +317,8 @@ impl VmFault {
 ///
 /// # Invariants
 ///
-/// The fault is being handled by `map_pages`, under RCU, and the pages lie in its VMA and its page table.
+/// The fault is being handled by `map_pages`, under RCU, in a VMA as that of a [`PageFault`], and the pages lie in that
+/// and its page table.
 pub(crate) struct PageAround<'a> {
     fault: &'a VmFault,
     first: c_ulong,
@@ -217,7 +328,7 @@ pub(crate) struct PageAround<'a> {
 impl<'a> PageAround<'a> {
     /// # Safety
     ///
-    /// The arguments must be those of a `map_pages` handler that is running for `'a`.
+    /// The arguments must be those of a `map_pages` handler that is running for `'a`, in a VMA as that of a [`PageFault`].
     pub(super) unsafe fn new(fault: &'a VmFault, first: c_ulong, last: c_ulong) -> Self {
         // INVARIANT: By the requirements of this function.
         Self { fault, first, last }
@@ -268,11 +379,12 @@ impl<'a> FirstWrite<'a> {
     ///
     /// Mirrors `filemap_page_mkwrite()`, which waits instead, so that nobody can be killed: the file that is written to
     /// may want a lock that the one who touches holds. Nor is there anything to freeze in the page cache's own file
-    /// system. Does not wait.
+    /// system, and what its node is on has nothing to do with it: the times of that stay as they are, see
+    /// [`FileOperations::open`]. Does not wait.
+    ///
+    /// [`FileOperations::open`]: super::file_operations::FileOperations::open
     pub(super) fn try_mark_dirty(self) -> Result<Installed<'a>, Self> {
         let (mapping, folio) = (self.0.mapping(), self.folio());
-        // SAFETY: The mapped file is valid while the VMA is.
-        unsafe { bindings::file_update_time((*self.0.vma()).vm_file) };
         // SAFETY: The folio is referenced, by the caller of the handler.
         if !unsafe { helpers::abstractions_helper_folio_trylock(folio.as_ptr()) } {
             return Err(self);
@@ -366,7 +478,12 @@ pub(crate) enum FaultOutcome<'a> {
     /// A touch that waits for a page can be killed. A page that cannot be read is `SIGBUS`, and so is one beyond the
     /// end. Mirrors `filemap_fault()`, which sleeps.
     ///
+    /// In a mapping of a [`PageCache`] it is `SIGBUS`: the kernel looks at the size before it locks the page cache, and so
+    /// may read ahead beyond an end that has moved, in folios that must not be there, see [`WriteGuard::set_size`].
+    ///
     /// [`VmOperations::found`]: super::vm_operations::VmOperations::found
+    /// [`PageCache`]: super::page_cache::PageCache
+    /// [`WriteGuard::set_size`]: super::page_cache::WriteGuard::set_size
     FindOrRead,
     /// There is no memory for it; the out-of-memory handling decides.
     OutOfMemory,
@@ -381,25 +498,15 @@ pub(crate) enum FaultOutcome<'a> {
 /// - What a PMD entry at the touched address would cover lies within the VMA, at an index of the file
 ///   that is a multiple of its size.
 /// - It is no write to a private mapping.
-/// - The VMA has neither `VM_MIXEDMAP` nor `VM_PFNMAP`, in which entries for huge folios are taken for
-///   something else when they are split.
-pub(crate) struct HugeFault<'a>(&'a VmFault);
+/// - The VMA is one as in [`PageFault`].
+pub(crate) struct HugeFault<'a>(&'a PageFault);
 
 impl<'a> HugeFault<'a> {
     /// Checks whether the fault can be answered so; `None` means that it has to be taken page by page.
-    pub(super) fn new(fault: &'a VmFault, order: u32) -> Option<Self> {
-        use kernel::mm::virt::flags;
-        let special = flags::MIXEDMAP | flags::PFNMAP;
-        if order != PMD_ORDER || fault.is_copy_on_write() || fault.vma_flags() & special != 0 {
-            return None;
-        }
-        let size = 1usize << (order as usize + PAGE_SHIFT);
-        let start = fault.address() & !(size - 1);
-        let (vma_start, vma_end) = fault.vma_range();
-        let fits = start >= vma_start && vma_end - start >= size;
-        let aligned = fault.index() & ((1 << order) - 1) == (fault.address() - start) >> PAGE_SHIFT;
+    pub(super) fn new(fault: &'a PageFault, order: u32) -> Option<Self> {
+        let can = order == PMD_ORDER && !fault.is_copy_on_write() && fault.fits(order);
         // INVARIANT: Checked here.
-        (fits && aligned).then_some(Self(fault))
+        can.then_some(Self(fault))
     }
 
     // No `Deref`: what answers a fault page by page is no answer to this one.
@@ -449,7 +556,7 @@ impl<'a> HugeFault<'a> {
     /// Maps what is in memory of the other huge pages in the window of `2^order` huge pages of the file around
     /// the touched one, each with one entry, where that can be done without waiting for anything.
     ///
-    /// What [`VmFault::map_resident`] is to small pages: a touch of theirs needs no fault then. Nothing is
+    /// What [`PageFault::map_resident`] is to small pages: a touch of theirs needs no fault then. Nothing is
     /// mapped where user space tracks single pages by userfaultfd. Does not sleep.
     pub(crate) fn insert_resident_neighbours(&self, order: u32) {
         // SAFETY: The VMA is valid and locked by the type invariant of the fault.
@@ -458,54 +565,26 @@ impl<'a> HugeFault<'a> {
         if tracked {
             return;
         }
-        let touched = self.index() >> PMD_ORDER;
-        let first = touched >> order << order;
-        for number in first..first + (1 << order) {
-            if number != touched {
-                self.insert_resident(number as isize - touched as isize);
-            }
+        for mut neighbour in self.0.huge_neighbours(order) {
+            self.insert_resident(&mut neighbour);
         }
     }
 
-    /// Maps the huge folio that is `distance` huge pages away from the touched one, unless something is in the
-    /// way: the end of the VMA or of the table of entries, an entry that is there, a folio that is not, or its
-    /// lock.
-    fn insert_resident(&self, distance: isize) {
-        let touched = self.0.address() & !(PMD_SIZE - 1);
-        let start = touched.wrapping_add_signed(distance * PMD_SIZE as isize);
-        let (vma_start, vma_end) = self.0.vma_range();
-        if start < vma_start || start >= vma_end || vma_end - start < PMD_SIZE {
-            return;
-        }
-        if start / PMD_TABLE_SIZE != touched / PMD_TABLE_SIZE {
-            return;
-        }
-        // SAFETY: The fault is valid by the type invariant; it is plain data, copied to be changed.
-        let mut neighbour = unsafe { self.0.as_raw().read() };
-        neighbour.pmd = neighbour.pmd.wrapping_offset(distance);
-        // SAFETY: The entry is in the table that the touched one is in, which stays for as long as the VMA is
-        // locked.
-        if !unsafe { helpers::abstractions_helper_pmd_none(neighbour.pmd) } {
-            return;
-        }
-        let index = (self.index() & !((1 << PMD_ORDER) - 1))
-            .wrapping_add_signed(distance << PMD_ORDER as isize);
+    /// Maps a huge page beside the touched one, unless its folio is not there, or something is in the way: an entry, or the
+    /// folio's lock.
+    fn insert_resident(&self, neighbour: &mut HugeNeighbour<'_>) {
+        let (mapping, index) = (self.0.mapping(), neighbour.index());
         // SAFETY: The VMA keeps the mapped file, and that its address space.
-        let found =
-            unsafe { helpers::abstractions_helper_filemap_trylock_folio(self.0.mapping(), index) };
+        let found = unsafe { helpers::abstractions_helper_filemap_trylock_folio(mapping, index) };
         let Some(found) = from_err_ptr(found).ok().and_then(NonNull::new) else {
             return;
         };
         // SAFETY: A returned folio comes with a reference and its lock.
         let folio = unsafe { LockedFolio::from_raw(found) };
-        if !self.can_insert(&folio, index) {
-            return;
+        if self.can_insert(&folio, index) {
+            // SAFETY: As in `insert`, for the neighbour, by its type invariant. If there is something by now, that stays.
+            unsafe { bindings::vmf_insert_folio_pmd(neighbour.as_raw(), folio.as_raw(), false) };
         }
-        neighbour.__bindgen_anon_1.address = start;
-        neighbour.__bindgen_anon_1.pgoff = index;
-        // SAFETY: As in `insert`, for the copy: the entry is that of the address, the whole huge page lies in the
-        // VMA, and the folio is the one of that place in the file. If there is something by now, that stays.
-        unsafe { bindings::vmf_insert_folio_pmd(&raw mut neighbour, folio.as_raw(), false) };
     }
 
     /// Returns whether a folio is one that a single entry may map for page `index` of the file: the whole of it
@@ -597,4 +676,102 @@ pub(crate) const PMD_ORDER: u32 = bindings::HPAGE_PMD_ORDER;
 pub(crate) const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
 
 /// Bytes that the entries of one table of PMD entries map.
-pub(super) const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;
+const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;
+
+#[kunit_tests(abstractions_vm_fault)]
+mod tests {
+    use super::super::page_cache::{AddressSpaceOperations, PageCache, Wait};
+    use super::super::pseudo_fs::{PseudoFsType, PseudoMount};
+    use super::*;
+    use core::mem::MaybeUninit;
+    use kernel::sync::Arc;
+
+    static FILE_SYSTEM: PseudoFsType = PseudoFsType::new(c"kunit_vm_fault", 0x6b75_6e69);
+
+    /// Nobody writes here.
+    struct Unwritten;
+
+    impl AddressSpaceOperations for Unwritten {
+        fn write_begin(
+            _cache: &PageCache<Self>,
+            _index: usize,
+            _len: usize,
+            _wait: Wait,
+        ) -> Result<LockedFolio> {
+            Err(EIO)
+        }
+    }
+
+    /// What a fault looks at, all zeros but for what a test sets.
+    struct Scene {
+        fault: bindings::vm_fault,
+        vma: KBox<MaybeUninit<bindings::vm_area_struct>>,
+        file: KBox<MaybeUninit<bindings::file>>,
+    }
+
+    impl Scene {
+        /// Makes one of a touch of page `index` of a file at an address, in a VMA from `start` to `end`.
+        fn new(index: usize, address: usize, start: usize, end: usize) -> Result<Self> {
+            let mut scene = Self {
+                // SAFETY: All zeros are a valid one.
+                fault: unsafe { MaybeUninit::zeroed().assume_init() },
+                vma: KBox::new(MaybeUninit::zeroed(), GFP_KERNEL)?,
+                file: KBox::new(MaybeUninit::zeroed(), GFP_KERNEL)?,
+            };
+            let vma = scene.vma.as_mut_ptr();
+            // SAFETY: It is there, and nobody else's.
+            unsafe {
+                (*vma).vm_file = scene.file.as_mut_ptr();
+                (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start = start;
+                (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_end = end;
+            }
+            scene.fault.__bindgen_anon_1.vma = vma;
+            scene.fault.__bindgen_anon_1.address = address;
+            scene.fault.__bindgen_anon_1.pgoff = index;
+            Ok(scene)
+        }
+
+        fn fault(&mut self) -> &PageFault {
+            // SAFETY: As far as the tests look at it, it is one.
+            unsafe { PageFault::from_raw(&raw mut self.fault) }
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_stored_nowhere_is_not_read() -> Result {
+        let mount = Arc::new(PseudoMount::new(&FILE_SYSTEM)?, GFP_KERNEL)?;
+        let cache = PageCache::new_in_memory(mount, PAGE_SIZE as u64, true, Unwritten);
+        let cache = KBox::pin_init(cache, GFP_KERNEL)?;
+        let mut scene = Scene::new(0, PMD_SIZE, PMD_SIZE, PMD_SIZE + PAGE_SIZE)?;
+        // SAFETY: It is there, and nobody else's.
+        unsafe { (*scene.file.as_mut_ptr()).f_mapping = cache.as_raw() };
+        let mut was_found = false;
+        let find_or_read = FaultOutcome::FindOrRead;
+        let reason = scene.fault().finish(find_or_read, |_| was_found = true);
+        assert_eq!(reason, bindings::vm_fault_reason_VM_FAULT_SIGBUS);
+        assert!(!was_found);
+        assert_eq!(cache.resident_bytes(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn an_entry_fits_where_all_that_it_maps_is_inside_and_aligned() -> Result {
+        const PAGES: usize = 1 << PMD_ORDER;
+        let (start, end) = (4 * PMD_SIZE, 6 * PMD_SIZE);
+        let fits = |index, address, start, end| {
+            Ok::<bool, Error>(
+                Scene::new(index, address, start, end)?
+                    .fault()
+                    .fits(PMD_ORDER),
+            )
+        };
+        assert!(fits(0, start, start, end)?);
+        assert!(fits(PAGES + 5, start + 5 * PAGE_SIZE, start, end)?);
+        assert!(fits(2 * PAGES - 1, end - PAGE_SIZE, start, end)?);
+        assert!(!fits(1, start, start, end)?);
+        assert!(!fits(5, start + 6 * PAGE_SIZE, start, end)?);
+        assert!(!fits(1, start + PAGE_SIZE, start + PAGE_SIZE, end)?);
+        assert!(!fits(PAGES, end - PMD_SIZE, start, end - PAGE_SIZE)?);
+        Ok(())
+    }
+}

@@ -10,14 +10,15 @@
 
 use super::file_operations::{self, FileOperations};
 use super::vm_fault::{
-    Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround, VmFault,
+    Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround,
+    PageFault, VmFault,
 };
 use core::marker::PhantomData;
 use kernel::bindings;
 use kernel::error::VTABLE_DEFAULT_ERROR;
 use kernel::prelude::*;
 
-/// The operations of a mapping, mirroring `struct vm_operations_struct`.
+/// The operations of a mapping of pages, mirroring `struct vm_operations_struct`.
 ///
 /// All are called with what [`FileOperations::open`] gave for the mapped file.
 #[vtable]
@@ -28,7 +29,7 @@ pub(crate) trait VmOperations {
     /// Answers a touch of a page that is not mapped.
     ///
     /// Context: process, with the mmap lock or the VMA's lock held for reading; may sleep.
-    fn fault<'a>(file: &Self::File, fault: &'a VmFault) -> FaultOutcome<'a>;
+    fn fault<'a>(file: &Self::File, fault: &'a PageFault) -> FaultOutcome<'a>;
 
     /// Notes what came of [`FaultOutcome::FindOrRead`], unless the touch comes again.
     ///
@@ -96,8 +97,8 @@ impl<T: VmOperations> VmOperationsTable<T> {
 
     /// # Safety
     ///
-    /// `fault` must be a fault in a VMA whose file has the operations `T::File`, as the type of
-    /// [`super::vm_area_desc::VmAreaDesc`] sees to, and which is alive for `'a`.
+    /// `fault` must be a fault in a VMA whose file has the operations `T::File`, and which has neither `VM_PFNMAP` nor
+    /// `VM_MIXEDMAP`, as [`super::vm_area_desc::VmAreaDesc`] sees to, and which is alive for `'a`.
     unsafe fn file<'a>(fault: *mut bindings::vm_fault) -> &'a T::File {
         // SAFETY: A VMA keeps its file open, so that its private data is there until the VMA is gone.
         unsafe { file_operations::data((*(*fault).__bindgen_anon_1.vma).vm_file) }
@@ -108,7 +109,7 @@ impl<T: VmOperations> VmOperationsTable<T> {
     /// As for [`Self::file`], and `fault` must be the argument of a `fault` handler.
     unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: By the requirements of this function.
-        let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
+        let (file, fault) = unsafe { (Self::file(fault), PageFault::from_raw(fault)) };
         fault.finish(T::fault(file, fault), |failure| {
             T::found(file, fault, failure);
         })
@@ -122,7 +123,7 @@ impl<T: VmOperations> VmOperationsTable<T> {
         order: c_uint,
     ) -> bindings::vm_fault_t {
         // SAFETY: By the requirements of this function.
-        let (file, fault) = unsafe { (Self::file(fault), VmFault::from_raw(fault)) };
+        let (file, fault) = unsafe { (Self::file(fault), PageFault::from_raw(fault)) };
         match HugeFault::new(fault, order) {
             Some(fault) => T::huge_fault(file, &fault),
             None => {
@@ -161,7 +162,7 @@ impl<T: VmOperations> VmOperationsTable<T> {
 
 /// Maps nothing. It is here because the kernel repeats the fault of a driver that does not have it under
 /// the mmap lock, instead of the VMA's own. For what is resident around a page there is
-/// [`VmFault::map_resident`], which serves writes as well.
+/// [`PageFault::map_resident`], which serves writes as well.
 ///
 /// # Safety
 ///

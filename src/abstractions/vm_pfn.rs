@@ -11,7 +11,7 @@
 use super::device_memory::Access;
 use super::file_operations::{self, FileOperations};
 use super::helpers;
-use super::vm_fault::{Installed, VmFault, PMD_ORDER, PMD_SIZE, PMD_TABLE_SIZE};
+use super::vm_fault::{Installed, VmFault, PMD_ORDER};
 use super::vm_operations::map_no_pages;
 use core::marker::PhantomData;
 use kernel::bindings;
@@ -40,7 +40,7 @@ pub(crate) trait PfnOperations {
 
 /// Bytes that somebody wants to have from a mapping, or to put there.
 pub(crate) enum Transfer<'a> {
-    /// To be filled.
+    /// To be filled: zeros by now.
     Read(&'a mut [u8]),
     /// To be stored. The mapping may be written to.
     Write(&'a [u8]),
@@ -93,7 +93,9 @@ impl<'a> PfnFault<'a> {
             if !self.is_huge() {
                 let address = self.fault.address();
                 bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot)
-            } else if self.fits() && helpers::abstractions_helper_pmd_none((*raw).pmd) {
+            } else if self.fault.fits(self.order)
+                && helpers::abstractions_helper_pmd_none((*raw).pmd)
+            {
                 // Said to be for a read, even if it is for a write: the entry is as writable as the mapping is. For a write
                 // the C function would take what has come there meanwhile for the same frame, and complain if it is not.
                 bindings::vmf_insert_pfn_pmd(raw, frame, false)
@@ -111,54 +113,13 @@ impl<'a> PfnFault<'a> {
         if !self.is_huge() {
             return;
         }
-        let touched = self.fault.index() >> PMD_ORDER;
-        // All of them are in one table.
-        let order = order.min(PMD_ORDER);
-        let first = touched >> order << order;
-        for number in first..first + (1 << order) {
-            if number != touched {
-                self.insert_neighbour(access, number as isize - touched as isize);
+        for mut neighbour in self.fault.huge_neighbours(order) {
+            let (mapping, index) = (self.fault.mapping(), neighbour.index());
+            if let Some(frame) = access.frame_in(mapping, index, PMD_ORDER) {
+                // SAFETY: As in `insert`, for the neighbour, by its type invariant. If there is something by now, that stays.
+                unsafe { bindings::vmf_insert_pfn_pmd(neighbour.as_raw(), frame, false) };
             }
         }
-    }
-
-    /// Maps the huge page that is `distance` huge pages away, see [`Self::insert_neighbours`].
-    fn insert_neighbour(&self, access: &Access<'_>, distance: isize) -> Option<()> {
-        let touched = self.fault.address() & !(PMD_SIZE - 1);
-        let start = touched.wrapping_add_signed(distance * PMD_SIZE as isize);
-        let (vma_start, vma_end) = self.fault.vma_range();
-        let is_inside = start >= vma_start && start < vma_end && vma_end - start >= PMD_SIZE;
-        if !self.fits() || !is_inside || start / PMD_TABLE_SIZE != touched / PMD_TABLE_SIZE {
-            return None;
-        }
-        let index = (self.fault.index() & !((1 << PMD_ORDER) - 1))
-            .wrapping_add_signed(distance << PMD_ORDER as isize);
-        let frame = access.frame_in(self.fault.mapping(), index, PMD_ORDER)?;
-        // SAFETY: The fault is valid by the type invariant; it is plain data, copied to be changed.
-        let mut neighbour = unsafe { self.fault.as_raw().read() };
-        neighbour.pmd = neighbour.pmd.wrapping_offset(distance);
-        neighbour.__bindgen_anon_1.address = start;
-        neighbour.__bindgen_anon_1.pgoff = index;
-        // SAFETY: The entry is in the table that the touched one is in, which stays for as long as the VMA is locked. As in
-        // `insert`, for the copy; if there is something by now, that stays.
-        unsafe {
-            if helpers::abstractions_helper_pmd_none(neighbour.pmd) {
-                bindings::vmf_insert_pfn_pmd(&raw mut neighbour, frame, false);
-            }
-        }
-        Some(())
-    }
-
-    /// Returns whether what one entry would map lies within the VMA, with pages of the file where it has them.
-    fn fits(&self) -> bool {
-        let size = 1usize << (self.order as usize + PAGE_SHIFT);
-        let address = self.fault.address();
-        let start = address & !(size - 1);
-        let (vma_start, vma_end) = self.fault.vma_range();
-        let page = (address - start) >> PAGE_SHIFT;
-        start >= vma_start
-            && vma_end - start >= size
-            && self.fault.index() & ((1 << self.order) - 1) == page
     }
 }
 
@@ -250,8 +211,12 @@ impl<T: PfnOperations> PfnOperationsTable<T> {
         let offset = ((first << PAGE_SHIFT) + (address - start)) as u64;
         let may = |flag| flags & flag != 0;
         let transfer = if write == 0 && may(kernel::mm::virt::flags::READ) {
-            // SAFETY: By the requirements of this function.
-            Transfer::Read(unsafe { core::slice::from_raw_parts_mut(buffer.cast(), len) })
+            // What is there is whatever the kernel has left on its stack, say, and whoever reads gets all of it.
+            // SAFETY: By the requirements of this function, and it has bytes from now on.
+            Transfer::Read(unsafe {
+                buffer.cast::<u8>().write_bytes(0, len);
+                core::slice::from_raw_parts_mut(buffer.cast(), len)
+            })
         } else if write != 0 && may(kernel::mm::virt::flags::WRITE) {
             // SAFETY: By the requirements of this function.
             Transfer::Write(unsafe { core::slice::from_raw_parts(buffer.cast(), len) })
@@ -264,5 +229,75 @@ impl<T: PfnOperations> PfnOperationsTable<T> {
             Ok(()) => len as c_int,
             Err(error) => error.to_errno(),
         }
+    }
+}
+
+#[kunit_tests(abstractions_vm_pfn)]
+mod tests {
+    use super::super::page_cache::AddressSpace;
+    use super::*;
+    use core::mem::MaybeUninit;
+    use kernel::fs::File;
+    use kernel::sync::Arc;
+    use kernel::types::ForeignOwnable;
+
+    /// A device that says it has copied what it has not.
+    struct Idle;
+
+    #[vtable]
+    impl FileOperations for Idle {
+        type Module = crate::LocalModule;
+        const MAPS_HUGE_PAGES: bool = false;
+        type Registration = ();
+
+        fn open(_registration: &(), _file: &File) -> Result<Arc<Self>> {
+            Err(ENODEV)
+        }
+
+        fn address_space(&self) -> Option<&AddressSpace> {
+            None
+        }
+    }
+
+    impl PfnOperations for Idle {
+        type File = Self;
+
+        fn fault<'a>(_file: &Self, _fault: &PfnFault<'a>) -> Option<Installed<'a>> {
+            None
+        }
+
+        fn access(_file: &Self, _offset: u64, _transfer: Transfer<'_>) -> Result {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_not_filled_is_zeros() -> Result {
+        const START: usize = 1 << 20;
+        let mut file = KBox::new(MaybeUninit::<bindings::file>::zeroed(), GFP_KERNEL)?;
+        let mut vma = KBox::new(
+            MaybeUninit::<bindings::vm_area_struct>::zeroed(),
+            GFP_KERNEL,
+        )?;
+        let (file, vma) = (file.as_mut_ptr(), vma.as_mut_ptr());
+        let mut left_over = [0x5a_u8; 64];
+        let len = left_over.len() as c_int;
+        // SAFETY: All of it is there, and as far as is looked at it a VMA of such a file.
+        let copied = unsafe {
+            (*file).private_data = Arc::new(Idle, GFP_KERNEL)?.into_foreign();
+            (*vma).vm_file = file;
+            (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start = START;
+            (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_end = START + (1 << PAGE_SHIFT);
+            (*vma).__bindgen_anon_2.vm_flags = kernel::mm::virt::flags::READ;
+            let buffer = left_over.as_mut_ptr().cast();
+            let copied = PfnOperationsTable::<Idle>::access(vma, START, buffer, len, 0);
+            drop(<Arc<Idle> as ForeignOwnable>::from_foreign(
+                (*file).private_data,
+            ));
+            copied
+        };
+        assert_eq!(copied, len);
+        assert!(left_over.iter().all(|&byte| byte == 0));
+        Ok(())
     }
 }

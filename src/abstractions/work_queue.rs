@@ -71,3 +71,66 @@ impl Drop for WorkQueue {
         unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) };
     }
 }
+
+#[kunit_tests(abstractions_work_queue)]
+mod tests {
+    use super::*;
+    use kernel::sync::atomic::{Atomic, Relaxed};
+    use kernel::sync::Arc;
+    use kernel::time::delay::fsleep;
+    use kernel::time::Delta;
+    use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
+
+    /// Work that takes a while.
+    #[pin_data]
+    struct Slow {
+        done: Atomic<u32>,
+        #[pin]
+        work: Work<Slow>,
+    }
+
+    impl_has_work! {
+        impl HasWork<Self> for Slow { self.work }
+    }
+
+    impl WorkItem for Slow {
+        type Pointer = Arc<Self>;
+
+        fn run(this: Arc<Self>) {
+            // So that whoever does not wait for it comes before.
+            fsleep(Delta::from_millis(20));
+            this.done.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn slow() -> Result<Arc<Slow>> {
+        Arc::pin_init(
+            pin_init!(Slow {
+                done: Atomic::new(0),
+                work <- new_work!("kunit_work_queue"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    #[test]
+    fn flushing_waits_for_what_is_queued() -> Result {
+        let (queue, slow) = (WorkQueue::new(c"kunit_work_queue")?, slow()?);
+        for round in 1..=3 {
+            assert!(queue.enqueue(slow.clone()).is_ok());
+            queue.flush();
+            assert_eq!(slow.done.load(Relaxed), round);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn dropping_waits_for_what_is_queued() -> Result {
+        let (queue, slow) = (WorkQueue::new(c"kunit_work_queue")?, slow()?);
+        assert!(queue.enqueue(slow.clone()).is_ok());
+        drop(queue);
+        assert_eq!(slow.done.load(Relaxed), 1);
+        assert!(Arc::into_unique_or_drop(slow).is_some());
+        Ok(())
+    }
+}

@@ -81,7 +81,7 @@ impl Backing for BarBacking {
         })
     }
 
-    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
         self.check_may_be_changed()?;
         desc.shared()?
             .map_device_memory::<BarMapping>(&self.memory.access(Wait::Allowed)?)

@@ -110,7 +110,7 @@ impl Backing for FileBacking {
             && other < start.saturating_add(self.most)
     }
 
-    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
         desc.set_operations::<StoredMapping>();
         Ok(())
     }

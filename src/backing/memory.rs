@@ -98,7 +98,7 @@ impl Backing for Memory {
         &self.cache
     }
 
-    fn prepare_mapping(&self, desc: &VmAreaDesc<OpenDevice<Self>>) -> Result {
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
         if self.largest_folio() < PMD_SIZE {
             desc.set_operations::<SmallMapping>();
         } else {

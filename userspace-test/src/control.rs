@@ -20,8 +20,7 @@ pub struct Control(OwnedFd);
 
 /// Returns the node of the device of a name.
 pub fn node(name: &str) -> PathBuf {
-    let number = name.bytes().all(|byte| byte.is_ascii_digit());
-    let separator = if number { "" } else { "-" };
+    let separator = name::separator(name.as_bytes());
     Path::new("/dev").join(format!("mmapdev{separator}{name}"))
 }
 
@@ -47,6 +46,18 @@ pub fn name_of(word: &OsStr) -> Result<String, String> {
         _ => Err(format!(
             "{word:?} is no name: 1 to 63 of the characters A-Z a-z 0-9 . _ - (and : in those of PCI devices) are"
         )),
+    }
+}
+
+/// Returns the name of a device that is to be made, as [`name_of`]: what the module itself names is nobody's choice.
+pub fn new_name_of(word: &OsStr) -> Result<String, String> {
+    let name = name_of(word)?;
+    let refusal = Name::new(name.as_bytes()).map(|field| name::Name::check(&field).err());
+    match refusal {
+        Some(Some(name::Refusal::Invalid)) => Err(format!(
+            "{word:?} is no name to choose: those with a colon are the PCI devices'; A-Z a-z 0-9 . _ - are what others have"
+        )),
+        _ => Ok(name),
     }
 }
 

@@ -473,6 +473,13 @@ pub(crate) const TESTS: &[Test] = &[
                 assert!(words.contains("is no"), "{arguments:?}: {words}");
             }
         }
+        // Those of PCI devices are the module's to give: they can be asked for, and not be made.
+        let pci = "pci-0000:00:04.0-bar2";
+        let output = ctl(["create", "--size", "1M", pci])?;
+        let words = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(USAGE), "{words}");
+        assert!(words.contains("PCI devices"), "{words}");
+        assert!(fails(["info", pci])?.contains("no device named"));
         // A device that cannot be does not keep one that can, as usage is looked at first.
         let output = ctl([
             OsStr::new("destroy"),

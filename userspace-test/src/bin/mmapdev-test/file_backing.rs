@@ -14,14 +14,17 @@ use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, KIB, MIB, PAGE};
-use rustix::fs::{fadvise, fdatasync, fsync, ftruncate, memfd_create, MemfdFlags, OFlags};
+use rustix::fs::{
+    fadvise, fdatasync, fsync, ftruncate, memfd_create, mknodat, utimensat, AtFlags, FileType,
+    MemfdFlags, Mode, OFlags, Timespec, Timestamps, CWD,
+};
 use rustix::io::{pread, preadv2, pwrite, read, write, Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{self, Relaxed, SeqCst};
@@ -252,6 +255,48 @@ pub(crate) const TESTS: &[Test] = &[
             syncing.join();
             assert_eq!(scene.on_disk(0, 6)?, b"stored");
             Ok(())
+        },
+    ),
+    Test::with(
+        "a_store_by_way_of_a_node_on_a_frozen_file_system_leaves_its_times_alone",
+        NONE,
+        || {
+            // To be written back, and in memory only: a first store is another thing to the kernel there.
+            let scene = Scene::new(MIB)?;
+            let memory = scene.control.create_and_open("node-memory", MIB as u64)?;
+            for original in [control::node(NAME), control::node("node-memory")] {
+                let number = fs::metadata(&original)?.rdev();
+                let node = path("node");
+                let mode = Mode::RUSR | Mode::WUSR;
+                mknodat(CWD, &node, FileType::CharacterDevice, mode, number)?;
+                // Long ago: the file system may count in seconds.
+                let long_ago = Timespec {
+                    tv_sec: 1000,
+                    tv_nsec: 0,
+                };
+                let times = Timestamps {
+                    last_access: long_ago,
+                    last_modification: long_ago,
+                };
+                utimensat(CWD, &node, &times, AtFlags::empty())?;
+                let device = Device::open_with(&node, OFlags::RDWR)?;
+                let mapping = Mapping::shared(&device, MIB)?;
+                run("fsfreeze", &["--freeze", FOLDER])?;
+                // By somebody who can be seen to be stuck. That the kernel does not complain is seen by the rig.
+                let stored = Child::run(|| {
+                    mapping.store(5 * PAGE, 1);
+                    pwrite(&device, b"written", 0).expect("a write to memory");
+                    Vec::new()
+                })?
+                .wait(Some(Duration::from_secs(30) * slowness()));
+                run("fsfreeze", &["--unfreeze", FOLDER])?;
+                assert_eq!(stored?, Outcome::Returned(Vec::new()), "{original:?}");
+                assert_eq!(mapping.load(5 * PAGE), 1);
+                assert_eq!(fs::metadata(&node)?.mtime(), 1000, "{original:?}");
+                fs::remove_file(&node)?;
+            }
+            drop(memory);
+            scene.control.destroy("node-memory")
         },
     ),
     Test::with("what_is_dirty_is_written_in_the_background", NONE, || {

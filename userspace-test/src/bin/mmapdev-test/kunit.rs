@@ -13,14 +13,18 @@ const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
 const RESULTS: &str = "/sys/kernel/debug/kunit";
 
 /// One for each file that has a suite.
-const SUITES: [&str; 8] = [
+const SUITES: [&str; 12] = [
     "abstractions_debugfs",
     "abstractions_folio",
     "abstractions_misc_device",
     "abstractions_page_cache",
     "abstractions_per_cpu_counters",
     "abstractions_pseudo_fs",
+    "abstractions_published",
     "abstractions_rw_semaphore",
+    "abstractions_vm_fault",
+    "abstractions_vm_pfn",
+    "abstractions_work_queue",
     "mmapdev_budget",
 ];
 

@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -148,6 +149,23 @@ pub(crate) const TESTS: &[Test] = &[
         assert!(names.contains(&ivshmem.name_of(MEMORY).as_bytes()));
         let named = Control::open()?.info(&ivshmem.name_of(MEMORY))?;
         assert_eq!(named.id, info.id);
+        Ok(())
+    }),
+    Test::with("the_command_says_how_a_bar_is_ended", NONE, || {
+        let name = shared().name_of(MEMORY);
+        for request in [
+            &["resize", "--size", "1M"][..],
+            &["punch", "--offset", "0", "--length", "1"],
+            &["destroy"],
+        ] {
+            let output = Command::new("mmapdevctl")
+                .args(request)
+                .arg(&name)
+                .output()?;
+            let words = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{request:?}: {words}");
+            assert!(words.contains("unbind the driver"), "{request:?}: {words}");
+        }
         Ok(())
     }),
     Test::with("any_device_can_be_bound_by_driver_override", NONE, || {
@@ -1203,7 +1221,7 @@ fn gdb() -> io::Result<()> {
     let mapping = Mapping::shared(&device, SIZE)?;
     mapping.write(PAGE, b"\x2a\x2b\x2c");
     let here = mapping.address(PAGE);
-    let output = std::process::Command::new("chroot")
+    let output = Command::new("chroot")
         .args(["/debian", "gdb", "-nx", "-batch", "-p"])
         .arg(getpid().as_raw_pid().to_string())
         .args(["-ex", &format!("x/3xb {here:#x}")])

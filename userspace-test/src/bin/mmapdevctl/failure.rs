@@ -42,6 +42,7 @@ impl<'a> Target<'a> {
                 format!("there is no device named \"{name}\": mmapdevctl list shows those that there are")
             }
             Some(Errno::NODEV) => format!("the device named \"{name}\" has been destroyed"),
+            Some(Errno::OPNOTSUPP) => format!("the device named \"{name}\" {}", self.of_others()),
             _ => format!("the device named \"{name}\": {}", general(error)),
         })
     }
@@ -64,7 +65,7 @@ impl<'a> Target<'a> {
                 size::format(page()),
             ),
             Some(Errno::NOSPC) => format!(
-                "there is no room for {bytes} more: all devices together may be as large as the module's limit_mib says (half of the memory unless chosen), and 4096 at most; destroy some first, or choose less"
+                "there is no room for {bytes} more: all devices of memory together may be as large as the module's limit_mib says (half of the memory unless chosen), and 4096 at most; destroy some first, or choose less"
             ),
             _ => return self.size_failed(&bytes, plan.device_size, error),
         })
@@ -95,13 +96,12 @@ impl<'a> Target<'a> {
     /// Says why a size was refused.
     fn size_failed(&self, text: &str, bytes: u64, error: &io::Error) -> Failure {
         Failure::Request(match errno(error) {
-            Some(Errno::OPNOTSUPP) => self.not_of_memory(),
             Some(Errno::INVAL) if !is_whole_pages(bytes) => format!(
                 "--size {text} is no multiple of the page size above 0: choose one of {}",
                 size::format(page()),
             ),
             Some(Errno::NOSPC) => format!(
-                "there is no room for --size {text}: all devices together may be as large as the module's limit_mib says (half of the memory unless chosen); destroy some, or choose less"
+                "there is no room for --size {text}: all devices of memory together may be as large as the module's limit_mib says (half of the memory unless chosen); destroy some, or choose less"
             ),
             Some(Errno::FBIG) => format!("--size {text} is more than any file can have: choose less"),
             Some(Errno::NOMEM) => format!(
@@ -111,15 +111,19 @@ impl<'a> Target<'a> {
         })
     }
 
-    fn not_of_memory(&self) -> String {
-        let name = self.name;
-        format!("the device named \"{name}\" is that of a file: change the file itself")
+    /// Says whose the bytes are that this is not done to.
+    fn of_others(&self) -> &'static str {
+        let info = control::Control::open().and_then(|control| control.info(self.name));
+        match info.map(|info| info.backing) {
+            Ok(abi::BACKING_FILE) => "is that of a file: change the file itself",
+            Ok(abi::BACKING_PCI) => "is memory of a PCI device, which is as it is: unbind the driver mmapdev from that device to end it",
+            _ => "is none that this can be done to",
+        }
     }
 
     /// Says why a range was not given back.
     pub(crate) fn punch_failed(&self, length: u64, error: &io::Error) -> Failure {
         Failure::Request(match errno(error) {
-            Some(Errno::OPNOTSUPP) => self.not_of_memory(),
             Some(Errno::INVAL) if length == 0 => {
                 "--length 0 is no range: give how many bytes".into()
             }

@@ -68,8 +68,9 @@ With --file the bytes are those of a file or a block device: pages are read when
 they were changed (for certain by fsync(), msync(), and when nobody uses the device any more), and taken away when
 memory is short. Where the file may only be read, so may the device.")]
     Create {
-        #[command(flatten)]
-        device: Device,
+        /// Its name, or the node that it is to have
+        #[arg(value_parser = NameParser(control::new_name_of))]
+        name: String,
         /// Bytes in the device, a multiple of the page size; for a file all that it has, where nothing is said
         #[arg(long, value_parser = size::parse, required_unless_present = "file")]
         size: Option<u64>,
@@ -99,7 +100,7 @@ Programs that have it mapped get SIGBUS at their next touch, and ENODEV from cal
 shows which devices are open. One that cannot be ended does not keep the others.")]
     Destroy {
         /// Which: names or nodes
-        #[arg(required = true, value_name = "NAME", value_parser = NameParser)]
+        #[arg(required = true, value_name = "NAME", value_parser = NameParser(control::name_of))]
         names: Vec<String>,
     },
     /// Change the size of a device, used or not
@@ -167,7 +168,7 @@ Example: mmapdevctl list --json
 #[derive(Args)]
 struct Device {
     /// Its name or its node
-    #[arg(value_parser = NameParser)]
+    #[arg(value_parser = NameParser(control::name_of))]
     name: String,
 }
 
@@ -198,9 +199,9 @@ impl From<Huge> for u32 {
     }
 }
 
-/// Takes a name or a node, whatever its bytes.
+/// Takes a name or a node, whatever its bytes, by a function that knows which.
 #[derive(Clone)]
-struct NameParser;
+struct NameParser(fn(&OsStr) -> Result<String, String>);
 
 impl clap::builder::TypedValueParser for NameParser {
     type Value = String;
@@ -211,7 +212,7 @@ impl clap::builder::TypedValueParser for NameParser {
         _argument: Option<&clap::Arg>,
         value: &OsStr,
     ) -> Result<String, clap::Error> {
-        control::name_of(value).map_err(|sentence| {
+        (self.0)(value).map_err(|sentence| {
             let error = clap::Error::raw(clap::error::ErrorKind::ValueValidation, sentence + "\n");
             error.with_cmd(command)
         })
@@ -272,7 +273,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Create {
-            device: Device { name },
+            name,
             size,
             huge,
             largest_folio,

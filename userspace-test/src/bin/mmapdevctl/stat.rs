@@ -37,77 +37,47 @@ seen here, nor by anybody.";
 /// How many lines stand under a heading.
 const LINES: u64 = 20;
 
-/// The counters by name, and what each counts.
+/// The counters in the order in which they are shown, and what each counts.
+const COUNTERS: [(&str, &str); 18] = [
+    ("faults", "faults answered by one folio, or not at all"),
+    ("huge_faults", "faults answered by one huge entry"),
+    (
+        "map_pages",
+        "faults that mapped a page with its neighbours in memory",
+    ),
+    (
+        "mmap_lock_faults",
+        "of all these, those under the lock of the whole address space",
+    ),
+    (
+        "huge_fallbacks",
+        "huge faults that had to be answered page by page",
+    ),
+    ("failed_faults", "touches that failed"),
+    ("bus_errors", "of these, those that ended in SIGBUS"),
+    (
+        "out_of_memory",
+        "of these, those that ended in the out-of-memory handling",
+    ),
+    ("page_mkwrites", "first writes to clean pages"),
+    ("folios_added", "folios brought into memory"),
+    ("small_folios", "of these, those of one page"),
+    ("large_folios", "of these, those between"),
+    ("huge_folios", "of these, those that one huge entry maps"),
+    ("bytes_added", "bytes of memory brought in"),
+    ("bytes_removed", "bytes of memory given back"),
+    ("bytes_read", "bytes copied out by read()"),
+    ("bytes_written", "bytes copied in by write()"),
+    ("events", "events raised"),
+];
+
+/// The same with their values.
 fn counters(from: &abi::Counters) -> [(&'static str, u64, &'static str); 18] {
-    let c = from;
-    [
-        (
-            "faults",
-            c.faults,
-            "faults answered by one folio, or not at all",
-        ),
-        (
-            "huge_faults",
-            c.huge_faults,
-            "faults answered by one huge entry",
-        ),
-        (
-            "map_pages",
-            c.map_pages,
-            "faults that mapped a page with its neighbours in memory",
-        ),
-        (
-            "mmap_lock_faults",
-            c.mmap_lock_faults,
-            "of all these, those under the lock of the whole address space",
-        ),
-        (
-            "huge_fallbacks",
-            c.huge_fallbacks,
-            "huge faults that had to be answered page by page",
-        ),
-        ("failed_faults", c.failed_faults, "touches that failed"),
-        (
-            "bus_errors",
-            c.bus_errors,
-            "of these, those that ended in SIGBUS",
-        ),
-        (
-            "out_of_memory",
-            c.out_of_memory,
-            "of these, those that ended in the out-of-memory handling",
-        ),
-        (
-            "page_mkwrites",
-            c.page_mkwrites,
-            "first writes to clean pages",
-        ),
-        ("folios_added", c.folios_added, "folios brought into memory"),
-        (
-            "small_folios",
-            c.small_folios,
-            "of these, those of one page",
-        ),
-        ("large_folios", c.large_folios, "of these, those between"),
-        (
-            "huge_folios",
-            c.huge_folios,
-            "of these, those that one huge entry maps",
-        ),
-        ("bytes_added", c.bytes_added, "bytes of memory brought in"),
-        (
-            "bytes_removed",
-            c.bytes_removed,
-            "bytes of memory given back",
-        ),
-        ("bytes_read", c.bytes_read, "bytes copied out by read()"),
-        (
-            "bytes_written",
-            c.bytes_written,
-            "bytes copied in by write()",
-        ),
-        ("events", c.events, "events raised"),
-    ]
+    let fields = from.fields();
+    COUNTERS.map(|(name, meaning)| {
+        let field = fields.iter().find(|(field, _)| *field == name);
+        (name, field.expect("a counter of that name").1, meaning)
+    })
 }
 
 /// A reading of a device: what it has done since it was made, or since another reading.
