@@ -80,8 +80,9 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
         Ok(written)
     }
 
-    /// Brings what was written to where it is safe. What fails is noted in the address space.
-    fn sync(&self, range: SyncRange);
+    /// Brings what was written to where it is safe. What fails is noted in the address space; but for what the calling
+    /// task alone is to hear of, which is that it was interrupted.
+    fn sync(&self, range: SyncRange) -> Result;
 
     /// Brings what was written to where it is kept when the device is no longer used.
     fn settle(&self);

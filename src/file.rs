@@ -166,8 +166,7 @@ impl<B: Backing> FileOperations for OpenDevice<B> {
 
     fn fsync(&self, range: SyncRange) -> Result {
         self.device.check_alive()?;
-        self.device.backing().sync(range);
-        Ok(())
+        self.device.backing().sync(range)
     }
 
     fn fadvise(&self, advice: &Advice<'_>) -> Result {

@@ -92,8 +92,8 @@ struct Mmapdev {
     pci: Option<PciRegistration>,
     _control: Pin<KBox<Registration<Control>>>,
     registry: Arc<Registry>,
-    // Dropped last of all that uses it.
-    queues: Arc<FileQueues>,
+    // Dropped last of all: it waits for those who have leave to use it.
+    _queues: FileQueues,
 }
 
 /// The PCI driver while it is registered; dropping it unbinds it from all devices.
@@ -141,8 +141,7 @@ impl kernel::Module for Mmapdev {
         let debug_folder = Arc::new(DebugFolder::new(c"mmapdev"), GFP_KERNEL)?;
         let budget = Arc::new(Budget::new(parameters.limit), GFP_KERNEL)?;
         let queues = FileQueues::new(c"mmapdev_read", c"mmapdev_write", c"mmapdev_change")?;
-        let queues = Arc::new(queues, GFP_KERNEL)?;
-        let registry = Registry::new(mount, debug_folder, budget, queues.clone());
+        let registry = Registry::new(mount, debug_folder, budget, queues.user());
         let registry = Arc::pin_init(registry, GFP_KERNEL)?;
         let node = CString::try_from_fmt(fmt!("mmapdev-control"))?;
         let control = KBox::pin_init(Registration::new(node, registry.clone()), GFP_KERNEL)?;
@@ -166,7 +165,7 @@ impl kernel::Module for Mmapdev {
                 .ok(),
             _control: control,
             registry,
-            queues,
+            _queues: queues,
         })
     }
 }
@@ -176,8 +175,6 @@ impl Drop for Mmapdev {
         #[cfg(CONFIG_PCI)]
         drop(self.pci.take());
         self.registry.clear();
-        // Work may still hold what it was done for, and through that the queues, which must not go by work on them.
-        self.queues.finish();
     }
 }
 

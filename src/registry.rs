@@ -15,7 +15,7 @@ use crate::abstractions::device_memory::{CacheMode, DeviceMemory};
 use crate::abstractions::file_watch::{FileWatch, Watcher};
 use crate::abstractions::misc_device::Registration;
 use crate::abstractions::pseudo_fs::PseudoMount;
-use crate::abstractions::stored_file::{FileQueues, StoredFile};
+use crate::abstractions::stored_file::{QueueUser, StoredFile};
 use crate::backing::bar::BarBacking;
 use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
@@ -80,7 +80,7 @@ pub(crate) struct Registry {
     mount: Arc<PseudoMount>,
     debug_folder: Arc<DebugFolder>,
     budget: Arc<Budget>,
-    queues: Arc<FileQueues>,
+    queues: QueueUser,
     #[pin]
     devices: Mutex<Devices>,
 }
@@ -125,7 +125,7 @@ impl Registry {
         mount: Arc<PseudoMount>,
         debug_folder: Arc<DebugFolder>,
         budget: Arc<Budget>,
-        queues: Arc<FileQueues>,
+        queues: QueueUser,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             mount,
@@ -147,7 +147,7 @@ impl Registry {
     }
 
     /// Returns the queues for work of the devices that has to wait.
-    pub(crate) fn queues(&self) -> &Arc<FileQueues> {
+    pub(crate) fn queues(&self) -> &QueueUser {
         &self.queues
     }
 

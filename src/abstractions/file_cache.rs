@@ -19,7 +19,7 @@ use super::folio::Folio;
 use super::page_cache::{may_wait, AddressSpace, Wait};
 use super::pseudo_fs::{PseudoFsType, PseudoMount};
 use super::rw_semaphore::RwSemaphore;
-use super::stored_file::{Direction, StoredFile, Transfer};
+use super::stored_file::{Direction, KnownErrors, StoredFile, Transfer};
 use super::vm_fault::{FaultOutcome, FirstWrite, Installed, VmFault};
 use super::write_back_scope::WriteBackScope;
 use super::{helpers, iov, sched};
@@ -31,7 +31,7 @@ use kernel::fs::Kiocb;
 use kernel::iov::IovIterDest;
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
-use kernel::sync::{static_lock_class, Arc, ArcBorrow};
+use kernel::sync::{new_mutex, static_lock_class, Arc, ArcBorrow, Mutex};
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 use kernel::types::ForeignOwnable;
@@ -43,7 +43,7 @@ use kernel::types::ForeignOwnable;
 ///
 /// # Invariants
 ///
-/// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` points at `source`.
+/// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` is the pointer of `source`.
 /// - This value owns the only reference to it, but for those of the flusher, which waits for nobody who waits for it.
 /// - The inode was made on `_mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
@@ -62,6 +62,9 @@ struct Source {
     /// Held for reading by whoever has pages written.
     #[pin]
     writing: RwSemaphore,
+    /// Errors of the store's that are noted in the address space. Held while one is.
+    #[pin]
+    noted: Mutex<KnownErrors>,
 }
 
 /// What is to be told of folios that come into memory.
@@ -98,12 +101,14 @@ impl FileCache {
         arrivals: Arc<dyn Arrivals>,
         size: u64,
     ) -> Result<Self> {
+        let known = store.known_errors();
         let source = Arc::pin_init(
             pin_init!(Source {
                 store,
                 arrivals,
                 changing: Changing::new(),
                 writing <- RwSemaphore::new(c"FileCache::writing", static_lock_class!()),
+                noted <- new_mutex!(known, "FileCache::noted"),
             }),
             GFP_KERNEL,
         )?;
@@ -115,7 +120,7 @@ impl FileCache {
         unsafe {
             let raw = inode.as_ptr();
             let mapping = (*raw).i_mapping;
-            (*raw).i_private = (&raw const *source).cast_mut().cast();
+            (*raw).i_private = Arc::as_ptr(&source).cast_mut().cast();
             (*mapping).a_ops = &Self::OPERATIONS;
             helpers::abstractions_helper_i_size_write(raw, size);
             helpers::abstractions_helper_mapping_set_large_folios(mapping);
@@ -164,7 +169,10 @@ impl FileCache {
     ///
     /// What fails is noted in the address space, from where each open file has it once, and nothing is said of it
     /// here. Mirrors `file_write_and_wait_range()` and `vfs_fsync_range()`. Sleeps.
-    pub(crate) fn write_back(&self, start: u64, last: u64, durability: Durability) {
+    ///
+    /// Fails with `EINTR` or `ERESTARTSYS` where the calling task was interrupted, which is nobody else's concern: the
+    /// file has it all, and who syncs it next brings it to the disk.
+    pub(crate) fn write_back(&self, start: u64, last: u64, durability: Durability) -> Result {
         let end_of_files = i64::MAX as u64;
         let place = |offset: u64| offset.min(end_of_files) as bindings::loff_t;
         let mapping = self.as_raw();
@@ -174,14 +182,26 @@ impl FileCache {
             bindings::filemap_fdatawait_range_keep_errors(mapping, place(start), place(last));
         }
         let data_only = match durability {
-            Durability::Written => return,
+            Durability::Written => return Ok(()),
             Durability::Data => true,
             Durability::Full => false,
         };
-        if let Err(error) = self.store().sync(start, last, data_only) {
+        let synced = self.store().sync(start, last, data_only);
+        // Whoever has the store open as well, or syncs at the same time, may have been told of what failed in this one's
+        // place. All of it is noted before anybody who comes through here looks at what is.
+        let mut known = self.source.noted.lock();
+        let news = self.store().check_errors(&mut known);
+        let is_interrupted = synced.is_err_and(|error| [EINTR, ERESTARTSYS].contains(&error));
+        let (told, noted) = if is_interrupted {
+            (synced, news)
+        } else {
+            (Ok(()), synced.and(news))
+        };
+        if let Err(error) = noted {
             // SAFETY: The address space is alive.
             unsafe { helpers::abstractions_helper_mapping_set_error(mapping, error.to_errno()) };
         }
+        told
     }
 
     /// Answers a touch: the page is to be found or read, unless others have waited too long for those who do so.
@@ -259,7 +279,7 @@ impl FileCache {
     ///
     /// `mapping` must be the address space of a [`FileCache`].
     unsafe fn source_of(mapping: *mut bindings::address_space) -> Arc<Source> {
-        // SAFETY: By the invariants of the type, `i_private` points into an `Arc` that is alive.
+        // SAFETY: By the invariants of the type, `i_private` is the pointer of an `Arc` that is alive.
         unsafe {
             let source: *const Source = (*(*mapping).host).i_private.cast();
             ArcBorrow::from_raw(source).into()

@@ -572,9 +572,10 @@ impl<F: FileOperations> FileOperationsTable<F> {
         };
         // SAFETY: By the requirements of this function.
         let result = unsafe { data::<F>(file) }.fsync(range);
+        // What is noted is told once: not to who is told something else.
         // SAFETY: The file is valid, and its `f_mapping` is the one that `open` has set.
-        let noted = to_result(unsafe { bindings::file_check_and_advance_wb_err(file) });
-        match result.and(noted) {
+        let noted = || to_result(unsafe { bindings::file_check_and_advance_wb_err(file) });
+        match result.and_then(|()| noted()) {
             Ok(()) => 0,
             Err(error) => error.to_errno(),
         }

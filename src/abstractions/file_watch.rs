@@ -23,9 +23,12 @@ pub(crate) trait Watcher: Send + Sync + 'static {
 
 /// A watch on a file; dropping it ends it, and waits for calls of [`Watcher::file_changed`] to return.
 ///
+/// What fsnotify has of it may be there for longer, for as long as a virus scanner takes to answer, say. Unloading the
+/// module waits for that: see [`super::stored_file::FileQueues`], without which there is no file to be watched.
+///
 /// # Invariants
 ///
-/// `watch` is a watch that was not ended, and calls [`Self::changed`] with `watcher`.
+/// `watch` is a watch that was not ended, and calls [`Self::changed`] with the pointer of `_watcher`.
 pub(crate) struct FileWatch<T: Watcher> {
     watch: NonNull<c_void>,
     // Dropped after `drop` has ended the watch.
@@ -42,7 +45,7 @@ impl<T: Watcher> FileWatch<T> {
     ///
     /// May sleep. Fails with `ENOMEM`, and with `EOPNOTSUPP` in a kernel that has no way to (`CONFIG_FSNOTIFY`).
     pub(crate) fn new(file: &StoredFile, watcher: Arc<T>) -> Result<Self> {
-        let data: *const T = &*watcher;
+        let data = Arc::as_ptr(&watcher);
         // SAFETY: The file is valid, and the watcher is owned by this value until the watch has ended.
         let watch = unsafe {
             helpers::abstractions_helper_watch_file(
@@ -61,9 +64,9 @@ impl<T: Watcher> FileWatch<T> {
 
     /// # Safety
     ///
-    /// `watcher` must be the one of a watch that has not ended.
+    /// `watcher` must be the pointer of the [`Arc`] of a watch that has not ended.
     unsafe extern "C" fn changed(watcher: *mut c_void) {
-        // SAFETY: By the requirements of this function it is in an `Arc` that is alive.
+        // SAFETY: By the requirements of this function it is that of an `Arc` that is alive.
         T::file_changed(unsafe { ArcBorrow::from_raw(watcher.cast_const().cast()) });
     }
 }

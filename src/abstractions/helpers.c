@@ -8,6 +8,7 @@
 #include <linux/backing-dev.h>
 #include <linux/bvec.h>
 #include <linux/cred.h>
+#include <linux/errseq.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/fsnotify_backend.h>
@@ -21,11 +22,13 @@
 #include <linux/pm_runtime.h>
 #include <linux/pseudo_fs.h>
 #include <linux/rcupdate.h>
+#include <linux/rwsem.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/security.h>
 #include <linux/uio.h>
 #include <linux/userfaultfd_k.h>
+#include <linux/wait.h>
 
 /* As in rust/helpers/: the only callers are in Rust, so no header declares these. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -306,6 +309,17 @@ void abstractions_helper_read_ahead_as(struct inode *inode, const struct file *f
 	to->io_pages = from->io_pages;
 }
 
+/* What was written to a file by way of its own page cache, and could not be: of that, `*since` is what is known. */
+errseq_t abstractions_helper_file_sample_errors(const struct file *file)
+{
+	return filemap_sample_wb_err(file->f_mapping);
+}
+
+int abstractions_helper_file_check_errors(const struct file *file, errseq_t *since)
+{
+	return errseq_check_and_advance(&file->f_mapping->wb_err, since);
+}
+
 void abstractions_helper_mapping_set_error(struct address_space *mapping, int error)
 {
 	mapping_set_error(mapping, error);
@@ -319,7 +333,8 @@ void abstractions_helper_init_kiocb(struct kiocb *kiocb, struct file *file, loff
 	init_sync_kiocb(kiocb, file);
 	kiocb->ki_pos = pos;
 	kiocb->ki_complete = complete;
-	kiocb->ki_flags &= ~(IOCB_DIRECT | IOCB_NOWAIT);
+	/* Whoever else has the file open may have had its flags changed, by F_SETFL. */
+	kiocb->ki_flags &= ~(IOCB_DIRECT | IOCB_NOWAIT | IOCB_APPEND);
 	if (direct)
 		kiocb->ki_flags |= IOCB_DIRECT;
 	if (write)
@@ -350,6 +365,13 @@ void abstractions_helper_synchronize_kernel_code(void)
 #ifdef CONFIG_TASKS_RCU
 	synchronize_rcu_tasks();
 #endif
+}
+
+/* Whether it does: not where a spinlock is one to sleep for, nor where nothing says when who was preempted has gone on. */
+bool abstractions_helper_can_wait_for_kernel_code(void)
+{
+	return !IS_ENABLED(CONFIG_PREEMPT_RT) &&
+	       (IS_ENABLED(CONFIG_TASKS_RCU) || !IS_ENABLED(CONFIG_PREEMPTION));
 }
 
 void abstractions_helper_bvec_set_folio(struct bio_vec *bvec, struct folio *folio, size_t len)
@@ -401,25 +423,42 @@ ssize_t abstractions_helper_generic_write_sync(struct kiocb *kiocb, ssize_t coun
 /* file_watch.rs */
 
 #ifdef CONFIG_FSNOTIFY
-/* The structures of fsnotify are not in the bindings, so that its callback is here. */
+/*
+ * The structures of fsnotify are not in the bindings, so that its callback is here.
+ *
+ * A mark may be there, and called, for long after it was destroyed: whoever asks user space for permission keeps all that
+ * they have come across, until there is an answer. So it has nothing of what it tells once the watch has ended, and the
+ * module waits for it when it goes.
+ */
 struct abstractions_file_watch {
 	struct fsnotify_mark mark;
+	/* Held for reading while `changed` is called; that is NULL once the watch has ended. */
+	struct rw_semaphore calling;
 	void (*changed)(void *data);
 	void *data;
 };
+
+/* How many there are in memory, and who waits until there are none. */
+static atomic_t abstractions_file_watches = ATOMIC_INIT(0);
+static DECLARE_WAIT_QUEUE_HEAD(abstractions_no_file_watches);
 
 static int abstractions_file_changed(struct fsnotify_mark *mark, u32 mask, struct inode *inode,
 				     struct inode *dir, const struct qstr *name, u32 cookie)
 {
 	struct abstractions_file_watch *watch = container_of(mark, struct abstractions_file_watch, mark);
 
-	watch->changed(watch->data);
+	down_read(&watch->calling);
+	if (watch->changed)
+		watch->changed(watch->data);
+	up_read(&watch->calling);
 	return 0;
 }
 
 static void abstractions_free_file_watch(struct fsnotify_mark *mark)
 {
 	kfree(container_of(mark, struct abstractions_file_watch, mark));
+	if (atomic_dec_and_test(&abstractions_file_watches))
+		wake_up(&abstractions_no_file_watches);
 }
 
 static const struct fsnotify_ops abstractions_file_watch_ops = {
@@ -440,29 +479,39 @@ void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *da
 		kfree(watch);
 		return group;
 	}
+	atomic_inc(&abstractions_file_watches);
 	fsnotify_init_mark(&watch->mark, group);
+	/* From here on the mark keeps it. */
+	fsnotify_put_group(group);
 	watch->mark.mask = FS_MODIFY;
+	init_rwsem(&watch->calling);
 	watch->changed = changed;
 	watch->data = data;
 	error = fsnotify_add_inode_mark(&watch->mark, file_inode(file), 0);
 	if (error) {
 		fsnotify_put_mark(&watch->mark);
-		fsnotify_put_group(group);
 		return ERR_PTR(error);
 	}
 	return watch;
 }
 
+/* Waits for calls that run, and for nobody else. */
 void abstractions_helper_unwatch_file(void *data)
 {
 	struct abstractions_file_watch *watch = data;
-	struct fsnotify_group *group = watch->mark.group;
 
-	fsnotify_destroy_mark(&watch->mark, group);
+	down_write(&watch->calling);
+	watch->changed = NULL;
+	up_write(&watch->calling);
+	fsnotify_destroy_mark(&watch->mark, watch->mark.group);
 	fsnotify_put_mark(&watch->mark);
-	/* For callbacks, and for the memory to be freed by code that may go with the module. */
+}
+
+/* Waits until all watches have gone, of which each must have ended, and the code that has freed them has returned. */
+void abstractions_helper_wait_for_file_watches(void)
+{
+	wait_event(abstractions_no_file_watches, !atomic_read(&abstractions_file_watches));
 	fsnotify_wait_marks_destroyed();
-	fsnotify_put_group(group);
 }
 #else
 void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *data), void *data)
@@ -471,6 +520,10 @@ void *abstractions_helper_watch_file(struct file *file, void (*changed)(void *da
 }
 
 void abstractions_helper_unwatch_file(void *data)
+{
+}
+
+void abstractions_helper_wait_for_file_watches(void)
 {
 }
 #endif
@@ -505,13 +558,6 @@ int abstractions_helper_is_pci_locked_down(void)
 bool abstractions_helper_supports_pmd_pfnmap(void)
 {
 	return IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
-}
-
-/* Whether a touch by one CPU of what is being taken away is through when abstractions_helper_synchronize_kernel_code() is. */
-bool abstractions_helper_can_wait_for_kernel_code(void)
-{
-	return !IS_ENABLED(CONFIG_PREEMPT_RT) &&
-	       (IS_ENABLED(CONFIG_TASKS_RCU) || !IS_ENABLED(CONFIG_PREEMPTION));
 }
 
 /* vm_area_desc.rs */

@@ -131,6 +131,13 @@ extern "C" {
         inode: *mut bindings::inode,
         file: *const bindings::file,
     );
+    pub(super) fn abstractions_helper_file_sample_errors(
+        file: *const bindings::file,
+    ) -> bindings::errseq_t;
+    pub(super) fn abstractions_helper_file_check_errors(
+        file: *const bindings::file,
+        since: *mut bindings::errseq_t,
+    ) -> c_int;
     pub(super) fn abstractions_helper_mapping_set_error(
         mapping: *mut bindings::address_space,
         error: c_int,
@@ -150,6 +157,7 @@ extern "C" {
     ) -> *const bindings::cred;
     pub(super) fn abstractions_helper_revert_creds(cred: *const bindings::cred);
     pub(super) fn abstractions_helper_synchronize_kernel_code();
+    pub(super) fn abstractions_helper_can_wait_for_kernel_code() -> bool;
     pub(super) fn abstractions_helper_bvec_set_folio(
         bvec: *mut bindings::bio_vec,
         folio: *mut bindings::folio,
@@ -181,6 +189,7 @@ extern "C" {
         data: *mut c_void,
     ) -> *mut c_void;
     pub(super) fn abstractions_helper_unwatch_file(watch: *mut c_void);
+    pub(super) fn abstractions_helper_wait_for_file_watches();
 
     // vm_fault.rs
     pub(super) fn abstractions_helper_uffd_disable_fault_around(
@@ -194,7 +203,6 @@ extern "C" {
 
     // vm_pfn.rs
     pub(super) fn abstractions_helper_supports_pmd_pfnmap() -> bool;
-    pub(super) fn abstractions_helper_can_wait_for_kernel_code() -> bool;
 
     // vm_area_desc.rs
     pub(super) fn abstractions_helper_vma_desc_is_shared(desc: *mut bindings::vm_area_desc)

@@ -21,13 +21,14 @@ use super::work_queue::WorkQueue;
 use super::write_back_scope::WriteBackScope;
 use super::{helpers, iov};
 use core::cell::UnsafeCell;
+use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::container_of;
 use kernel::fs::{File, LocalFile};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
-use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::sync::{Arc, UniqueArc};
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
@@ -36,12 +37,55 @@ use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// Where work for files is done that has to wait: each kind on a queue of its own, since each may wait for others, and
 /// where memory is short a queue has one worker.
-pub(crate) struct FileQueues {
+struct Queues {
     reads: WorkQueue,
     writes: WorkQueue,
     changes: WorkQueue,
+    /// How many [`QueueUser`]s there are.
+    users: Atomic<usize>,
     /// Whether there has been a file.
     was_used: Atomic<bool>,
+}
+
+/// What all work for files is done by. Dropping it waits until nobody can ask for any, and no code of the module runs for
+/// files any more, so that the module may go: that is for as long as there is a [`QueueUser`], and until who was asked to
+/// let somebody in to such a file has answered.
+pub(crate) struct FileQueues {
+    queues: KBox<Queues>,
+}
+
+/// Leave to have work for files done.
+///
+/// # Invariants
+///
+/// It points at the queues of a [`FileQueues`], and is counted there: they stay until it is not.
+pub(crate) struct QueueUser(NonNull<Queues>);
+
+// SAFETY: The queues may be used from any thread, and the count is atomic.
+unsafe impl Send for QueueUser {}
+// SAFETY: As above.
+unsafe impl Sync for QueueUser {}
+
+impl Clone for QueueUser {
+    fn clone(&self) -> Self {
+        self.queues().users.fetch_add(1, Relaxed);
+        // INVARIANT: Just counted, while this one is.
+        Self(self.0)
+    }
+}
+
+impl QueueUser {
+    fn queues(&self) -> &Queues {
+        // SAFETY: By the type invariant.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for QueueUser {
+    fn drop(&mut self) {
+        // With it goes the right to touch them.
+        self.queues().users.fetch_sub(1, Release);
+    }
 }
 
 impl FileQueues {
@@ -51,36 +95,53 @@ impl FileQueues {
         writes: &'static CStr,
         changes: &'static CStr,
     ) -> Result<Self> {
-        Ok(Self {
+        let queues = Queues {
             reads: WorkQueue::new(reads)?,
             writes: WorkQueue::new(writes)?,
             changes: WorkQueue::new(changes)?,
+            users: Atomic::new(0),
             was_used: Atomic::new(false),
+        };
+        Ok(Self {
+            queues: KBox::new(queues, GFP_KERNEL)?,
         })
     }
 
-    /// Waits until no code of the module runs for files any more, of which there must be none left but what work here
-    /// keeps: so that the module may go. Sleeps.
-    pub(crate) fn finish(&self) {
-        // The last owner of a page cache may be one of these; it waits for what is read and written.
-        self.changes.flush();
-        // Work that was about to return then may have queued itself once more; it does not do so again.
-        self.changes.flush();
-        self.reads.flush();
-        self.writes.flush();
-        if self.was_used.load(Relaxed) {
-            // A completion has ended the last wait for it, and may not have returned: in an interrupt, or in a worker of
-            // the file system's.
-            // SAFETY: May be called from any context that may sleep.
-            unsafe { helpers::abstractions_helper_synchronize_kernel_code() };
-        }
+    /// Returns leave to use them.
+    pub(crate) fn user(&self) -> QueueUser {
+        self.queues.users.fetch_add(1, Relaxed);
+        // INVARIANT: Just counted; `drop` keeps the queues until it is not.
+        QueueUser(NonNull::from(&*self.queues))
     }
 }
+
+impl Drop for FileQueues {
+    fn drop(&mut self) {
+        // What is read and written keeps its file, and that one of these.
+        while self.queues.users.load(Acquire) != 0 {
+            fsleep(Delta::from_millis(1));
+        }
+        if self.queues.was_used.load(Relaxed) {
+            // SAFETY: Both may be called from any context that may sleep.
+            unsafe {
+                // Who has given back the last may not have returned, which is a matter of moments: a completion, in an
+                // interrupt or in a worker of the file system's.
+                helpers::abstractions_helper_synchronize_kernel_code();
+                helpers::abstractions_helper_wait_for_file_watches();
+            }
+        }
+        // The end of the queues is that of their workers.
+    }
+}
+
+/// Up to where the errors are known of what was written to a file by way of its own page cache.
+pub(super) struct KnownErrors(bindings::errseq_t);
 
 /// A regular file or a block device, from an offset on.
 pub(crate) struct StoredFile {
     file: ARef<File>,
-    queues: Arc<FileQueues>,
+    // Dropped after the file.
+    queues: QueueUser,
     /// Bytes before the first one that is stored: a multiple of the page size.
     offset: u64,
     is_writable: bool,
@@ -106,12 +167,14 @@ impl StoredFile {
     /// - `ETXTBSY`: it is swapped to.
     /// - `EINVAL`: the offset is no multiple of the page size.
     /// - `ENXIO`: there is nothing at the offset.
-    pub(crate) fn from_descriptor(
-        descriptor: u32,
-        offset: u64,
-        queues: Arc<FileQueues>,
-    ) -> Result<Self> {
-        queues.was_used.store(true, Relaxed);
+    /// - `EOPNOTSUPP`: nobody can tell in this kernel when a completion has returned, for which the module has to stay:
+    ///   with `CONFIG_PREEMPT_RT`, or with preemption and no `CONFIG_TASKS_RCU`.
+    pub(crate) fn from_descriptor(descriptor: u32, offset: u64, queues: QueueUser) -> Result<Self> {
+        // SAFETY: The function may be called from any context.
+        if !unsafe { helpers::abstractions_helper_can_wait_for_kernel_code() } {
+            return Err(EOPNOTSUPP);
+        }
+        queues.queues().was_used.store(true, Relaxed);
         let local = LocalFile::fget(descriptor)?;
         // SAFETY: The position of the file, which is all that the difference is about, is never used here.
         let file = unsafe { LocalFile::assume_no_fdget_pos(local) };
@@ -169,7 +232,7 @@ impl StoredFile {
 
     /// Returns the queue for following a file that has changed.
     pub(crate) fn changes(&self) -> &WorkQueue {
-        &self.queues.changes
+        &self.queues.queues().changes
     }
 
     /// Returns whether it may be written to.
@@ -237,9 +300,26 @@ impl StoredFile {
         unsafe { helpers::abstractions_helper_mapping_stable_writes(self.mapping()) }
     }
 
+    /// Returns that all errors are known that there have been. Mirrors `filemap_sample_wb_err()`.
+    pub(super) fn known_errors(&self) -> KnownErrors {
+        // SAFETY: The file is valid, and keeps its address space.
+        KnownErrors(unsafe { helpers::abstractions_helper_file_sample_errors(self.file.as_ptr()) })
+    }
+
+    /// Fails with the last error that was not known, where there is one; all are then.
+    ///
+    /// Mirrors `file_check_and_advance_wb_err()`, but for nobody else who has the file open.
+    pub(super) fn check_errors(&self, known: &mut KnownErrors) -> Result {
+        // SAFETY: As above.
+        kernel::error::to_result(unsafe {
+            helpers::abstractions_helper_file_check_errors(self.file.as_ptr(), &mut known.0)
+        })
+    }
+
     /// Brings what was written from `start` to `last`, inclusive, to where it survives a loss of power.
     ///
-    /// Mirrors `vfs_fsync_range()`. Sleeps.
+    /// What could not be written by way of the file's own page cache is an error here unless that was told to another who
+    /// has the file open by the same descriptor: see [`Self::check_errors`]. Mirrors `vfs_fsync_range()`. Sleeps.
     pub(crate) fn sync(&self, start: u64, last: u64, data_only: bool) -> Result {
         let end_of_files = i64::MAX as u64;
         let place = |offset: u64| self.offset.saturating_add(offset).min(end_of_files) as i64;
@@ -512,7 +592,9 @@ impl Request {
     }
 
     fn hand_to_worker(this: Arc<Self>, direction: Direction) {
-        let queues = this.store.queues.clone();
+        // Of its own: whoever does it may give back the last one of the file.
+        let user = this.store.queues.clone();
+        let queues = user.queues();
         // It is queued nowhere else: whose turn it is has it alone.
         let _ = match direction {
             Direction::Read => queues.reads.enqueue(this),

@@ -48,12 +48,6 @@ impl WorkQueue {
             queue: NonNull::new(queue).ok_or(ENOMEM)?,
         })
     }
-
-    /// Waits until all work that is on the queue by now is done. Mirrors `flush_workqueue()`. Sleeps.
-    pub(crate) fn flush(&self) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::__flush_workqueue(self.queue.as_ptr()) };
-    }
 }
 
 impl Deref for WorkQueue {
@@ -111,17 +105,6 @@ mod tests {
             }),
             GFP_KERNEL,
         )
-    }
-
-    #[test]
-    fn flushing_waits_for_what_is_queued() -> Result {
-        let (queue, slow) = (WorkQueue::new(c"kunit_work_queue")?, slow()?);
-        for round in 1..=3 {
-            assert!(queue.enqueue(slow.clone()).is_ok());
-            queue.flush();
-            assert_eq!(slow.done.load(Relaxed), round);
-        }
-        Ok(())
     }
 
     #[test]

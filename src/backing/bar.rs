@@ -142,8 +142,9 @@ impl Backing for BarBacking {
         Ok(copied)
     }
 
-    fn sync(&self, _range: SyncRange) {
+    fn sync(&self, _range: SyncRange) -> Result {
         flush_writes();
+        Ok(())
     }
 
     fn settle(&self) {}

@@ -140,18 +140,19 @@ impl Backing for FileBacking {
         file_cache::sync_written(kiocb, written)
     }
 
-    fn sync(&self, range: SyncRange) {
+    fn sync(&self, range: SyncRange) -> Result {
         let durability = if range.data_only {
             Durability::Data
         } else {
             Durability::Full
         };
-        self.cache.write_back(range.start, range.last, durability);
+        self.cache.write_back(range.start, range.last, durability)
     }
 
     fn settle(&self) {
         if self.is_writable() {
-            self.cache.write_back(0, u64::MAX, Durability::Written);
+            // Nothing interrupts that.
+            let _ = self.cache.write_back(0, u64::MAX, Durability::Written);
         }
     }
 
@@ -210,7 +211,8 @@ impl Backing for FileBacking {
         // Whoever stores through a mapping from now on has to ask, and is refused: no store is lost below.
         // (The guard is that of these pages, so that none of it fails.)
         let _ = self.cache.unmap(guard);
-        self.cache.write_back(0, u64::MAX, Durability::Full);
+        // Who is killed meanwhile leaves it to the file's own time to come to the disk.
+        let _ = self.cache.write_back(0, u64::MAX, Durability::Full);
         self.cache.empty(guard).unwrap_or(0)
     }
 

@@ -131,8 +131,9 @@ impl Backing for Memory {
         device.copy_in(start, kiocb, iov, may_wait(kiocb))
     }
 
-    fn sync(&self, _range: SyncRange) {
+    fn sync(&self, _range: SyncRange) -> Result {
         // Memory is all there is.
+        Ok(())
     }
 
     fn settle(&self) {}

@@ -35,6 +35,7 @@
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
+//! | [`open_gate`] | a gate before the files of a mount |
 //! | [`withheld`] | memory that whoever touches it waits for |
 //! | [`random`] | random numbers that are the same in every run |
 
@@ -55,6 +56,7 @@ pub mod message_ring;
 pub mod module;
 pub mod monitor;
 pub mod numa;
+pub mod open_gate;
 pub mod pagemap;
 pub mod pci;
 pub mod random;

@@ -9,7 +9,6 @@
 //!
 //! Reference: <https://docs.kernel.org/admin-guide/device-mapper/log-writes.html>
 
-use crate::sequence::spread;
 use mmapdev_userspace::random::Random;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -74,7 +73,7 @@ pub fn replay(seed: u64, log: &Path, image: &Path) -> io::Result<()> {
         .iter()
         .rposition(|entry| entry.flags & FLUSH != 0)
         .map_or(0, |last| last + 1);
-    let mut random = Random::new(spread(seed));
+    let mut random = Random::new(seed);
     // None of what came later, or any part.
     let most = [0, 1, 2, 4][random.below(4)];
     let mut lost = 0;

@@ -80,7 +80,7 @@ pub struct Sequence {
 impl Sequence {
     pub fn new(seed: u64) -> Self {
         Self {
-            random: Random::new(spread(seed)),
+            random: Random::new(seed),
             number: 0,
         }
     }
@@ -135,7 +135,7 @@ pub struct Tags {
 impl Tags {
     pub fn new(seed: u64) -> Self {
         Self {
-            mark: (spread(seed) >> 32) as u32,
+            mark: (Random::new(seed).next_u64() >> 32) as u32,
         }
     }
 
@@ -177,12 +177,6 @@ pub fn written_at_first() -> impl Iterator<Item = Range<usize>> {
     (0..SIZE)
         .step_by(2 * PIECE)
         .map(|start| start..start + PIECE)
-}
-
-/// Seeds that are near each other give numbers that are not.
-pub fn spread(seed: u64) -> u64 {
-    let mixed = (seed ^ 0x5DEE_CE66_D1CE_4E5B).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
 }
 
 #[cfg(test)]

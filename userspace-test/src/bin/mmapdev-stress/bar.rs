@@ -6,10 +6,9 @@
 //! model goes on. Whatever is cut off by the end of a life says how much it has done, and exactly that has to be there in
 //! the next one, in which it is brought to its end.
 
-use crate::actors::{
-    any_run, as_seen, ensure, is_one_of, seeded, wrong, PAGES, SIZE as MODEL_SIZE,
-};
+use crate::actors::{as_seen, ensure, is_one_of, wrong, PAGES, SIZE as MODEL_SIZE};
 use crate::board::Board;
+use crate::draws::Draws;
 use crate::model::{Content, Locked, Model, WORDS};
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::control::{self, Control};
@@ -79,9 +78,7 @@ struct View {
 /// One that acts.
 pub(crate) struct Actor<'a> {
     scene: &'a Scene<'a>,
-    random: Random,
-    /// Its number on the board.
-    number: usize,
+    draws: Draws<'a>,
     /// This process's memory, as a debugger has it.
     process: File,
     /// A file in memory, to copy to by calls.
@@ -93,19 +90,19 @@ pub(crate) struct Actor<'a> {
 /// What an actor does, once.
 type Act = fn(&mut Actor<'_>) -> io::Result<()>;
 
-/// Each with how often it has to act in a minute at least, as in [`crate::actors::ACTORS`].
+/// Each with how often it has to act in ten minutes at least, as in [`crate::actors::ACTORS`].
 pub(crate) const ACTORS: [(&str, u64, Act); 10] = [
-    ("storer", 8, |actor| actor.store()),
-    ("storer through fresh mappings", 6, |actor| {
+    ("storer", 100, |actor| actor.store()),
+    ("storer through fresh mappings", 30, |actor| {
         actor.store_freshly()
     }),
-    ("caller", 8, |actor| actor.call()),
-    ("reader", 8, |actor| actor.read()),
-    ("racing reader", 25, |actor| actor.race()),
-    ("remapper", 3, |actor| actor.remap()),
-    ("forker", 2, |actor| actor.fork()),
-    ("asker for what cannot be", 8, |actor| actor.ask()),
-    ("opener", 8, |actor| actor.open()),
+    ("caller", 20, |actor| actor.call()),
+    ("reader", 30, |actor| actor.read()),
+    ("racing reader", 100, |actor| actor.race()),
+    ("remapper", 20, |actor| actor.remap()),
+    ("forker", 5, |actor| actor.fork()),
+    ("asker for what cannot be", 60, |actor| actor.ask()),
+    ("opener", 10, |actor| actor.open()),
     ("unbinder", 3, |actor| actor.unbind()),
 ];
 
@@ -423,8 +420,7 @@ impl<'a> Actor<'a> {
         fs::ftruncate(&memory, (ROOM * PAGE) as u64)?;
         Ok(Self {
             scene,
-            random: seeded(seed),
-            number,
+            draws: Draws::new(scene.board, number, seed),
             process: File::options()
                 .read(true)
                 .write(true)
@@ -438,29 +434,20 @@ impl<'a> Actor<'a> {
     pub(crate) fn run(&mut self, act: Act) -> io::Result<()> {
         let board = self.scene.board;
         while board.goes_on() {
+            self.draws.begin_act();
             match act(self) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted && board.is_stopped() => {
                     return Ok(())
                 }
                 result => result?,
             }
-            board.acted(self.number);
+            board.acted(self.draws.actor());
         }
         Ok(())
     }
 
-    fn one_in(&mut self, times: usize) -> bool {
-        self.random.below(times) == 0
-    }
-
-    fn run_of(&mut self, longest: usize) -> (usize, usize) {
-        let (first, pages) = any_run(&mut self.random, longest);
-        self.scene.board.is_at(self.number, first);
-        (first, pages)
-    }
-
     fn lock(&mut self, longest: usize) -> Vec<Locked<'a>> {
-        let (first, pages) = self.run_of(longest);
+        let (first, pages) = self.draws.run_of(longest);
         self.scene.model.lock_run(first, pages)
     }
 
@@ -487,7 +474,7 @@ impl<'a> Actor<'a> {
             let mut view = self.view();
             for mut page in self.lock(2) {
                 self.scene.store_page(&mut view, &mut page)?;
-                if self.one_in(4) {
+                if self.draws.one_in(4) {
                     let pages = std::slice::from_ref(&page);
                     self.scene
                         .check_mapped(&mut view, pages, "the storer's load")?;
@@ -498,11 +485,11 @@ impl<'a> Actor<'a> {
     }
 
     fn store_freshly(&mut self) -> io::Result<()> {
-        let longest = if self.one_in(2) { 16 } else { PAGES };
-        let (first, pages) = self.run_of(longest);
+        let longest = if self.draws.one_in(2) { 16 } else { PAGES };
+        let (first, pages) = self.draws.run_of(longest);
         let mut view = self.map(first, pages)?;
         for _ in 0..4 {
-            let at = first + self.random.below(pages);
+            let at = first + self.draws.below(pages);
             let mut page = self.scene.model.lock(at);
             self.scene.store_page(&mut view, &mut page)?;
             let pages = std::slice::from_ref(&page);
@@ -514,7 +501,7 @@ impl<'a> Actor<'a> {
 
     /// Writes whole pages, in one piece or several, by the device or as a debugger does.
     fn call(&mut self) -> io::Result<()> {
-        let longest = if self.one_in(3) { 48 } else { 6 };
+        let longest = if self.draws.one_in(3) { 48 } else { 6 };
         let mut pages = self.lock(longest);
         let mut bytes = Vec::new();
         for page in &pages {
@@ -524,8 +511,8 @@ impl<'a> Actor<'a> {
         }
         let start = pages[0].page() * PAGE;
         let mut view = self.view();
-        let way = self.random.below(3);
-        let middle = self.random.below(bytes.len());
+        let way = self.draws.below(3);
+        let middle = self.draws.below(bytes.len());
         let (what, gone) = match way {
             0 => ("pwrite()", GONE),
             1 => ("pwritev()", GONE),
@@ -563,12 +550,12 @@ impl<'a> Actor<'a> {
         for page in &mut pages {
             page.finish(page.content().stored());
         }
-        if self.one_in(4) {
+        if self.draws.one_in(4) {
             self.scene.persist(&mut view, "fsync()", GONE, |view| {
                 Ok(fs::fsync(&view.life.device)?)
             })?;
         }
-        if self.one_in(4) {
+        if self.draws.one_in(4) {
             self.scene.check_by_call(&mut view, &pages)?;
         }
         Ok(())
@@ -577,17 +564,17 @@ impl<'a> Actor<'a> {
     fn read(&mut self) -> io::Result<()> {
         let pages = self.lock(8);
         let mut view = self.view();
-        if self.one_in(2) {
+        if self.draws.one_in(2) {
             self.scene.check_by_call(&mut view, &pages)?;
         }
         self.scene
             .check_mapped(&mut view, &pages, "a load through the mapping that stays")?;
-        if self.one_in(3) {
+        if self.draws.one_in(3) {
             let mut fresh = self.map(pages[0].page(), pages.len())?;
             let how = "a load through a fresh mapping";
             self.scene.check_mapped(&mut fresh, &pages, how)?;
         }
-        if self.one_in(3) {
+        if self.draws.one_in(3) {
             for page in &pages {
                 let how = "a debugger's read";
                 let seen = self.scene.persist(&mut view, how, UNREADABLE, |view| {
@@ -605,15 +592,15 @@ impl<'a> Actor<'a> {
 
     /// Looks at pages that others are changing, by calls that are cut off by the end of the life and say where.
     fn race(&mut self) -> io::Result<()> {
-        let longest = if self.one_in(4) { ROOM } else { 4 };
-        let (first, pages) = self.run_of(longest);
+        let longest = if self.draws.one_in(4) { ROOM } else { 4 };
+        let (first, pages) = self.draws.run_of(longest);
         let (life, start) = (self.scene.life(), first * PAGE);
         let model = &self.scene.model;
         let looks: Vec<_> = (first..first + pages)
             .map(|page| model.look(page))
             .collect();
         let mut bytes = vec![0; pages * PAGE];
-        let (how, count) = match self.random.below(2) {
+        let (how, count) = match self.draws.below(2) {
             0 => {
                 let how = "a racing pread()";
                 let read = life.attempt(how, GONE, || {
@@ -644,19 +631,19 @@ impl<'a> Actor<'a> {
     }
 
     fn remap(&mut self) -> io::Result<()> {
-        let (first, count) = self.run_of(1200);
-        let at = first + self.random.below(count);
+        let (first, count) = self.draws.run_of(1200);
+        let at = first + self.draws.below(count);
         let run = (first + count - at).min(3);
         let mut pages = self.scene.model.lock_run(at, run);
         let mut view = self.map(first, count)?;
-        if self.one_in(2) {
+        if self.draws.one_in(2) {
             let how = "a load before remapping";
             self.scene.check_mapped(&mut view, &pages, how)?;
         }
         if let Some((mut mapping, first)) = view.own.take() {
             let start = (at - first) * PAGE;
             let len = run * PAGE;
-            match self.random.below(6) {
+            match self.draws.below(6) {
                 0 => {
                     view.life
                         .refuses("growing by mremap()", Errno::FAULT, &[], || {
@@ -689,7 +676,7 @@ impl<'a> Actor<'a> {
                     }
                 }
                 4 if start > 0 => {
-                    mapping.unmap(self.random.below(at - first) * PAGE, PAGE)?;
+                    mapping.unmap(self.draws.below(at - first) * PAGE, PAGE)?;
                     view.own = Some((mapping, first));
                 }
                 _ => {
@@ -722,7 +709,7 @@ impl<'a> Actor<'a> {
             (Advice::LinuxSoftOffline, Some(Errno::FAULT)),
             (Advice::LinuxHwPoison, Some(Errno::FAULT)),
         ];
-        let (advice, errno) = all[self.random.below(all.len())];
+        let (advice, errno) = all[self.draws.below(all.len())];
         let advise = || mapping.advise(0, mapping.len(), advice);
         match errno {
             None => advise().map_err(|error| wrong(format!("{advice:?}: {error}"))),
@@ -733,7 +720,7 @@ impl<'a> Actor<'a> {
     /// Has a child store to pages, through mappings that it has inherited.
     fn fork(&mut self) -> io::Result<()> {
         let mut pages = self.lock(4);
-        let mut view = match self.one_in(2) {
+        let mut view = match self.draws.one_in(2) {
             true => self.map(pages[0].page(), pages.len())?,
             false => self.view(),
         };
@@ -789,13 +776,13 @@ impl<'a> Actor<'a> {
     fn ask(&mut self) -> io::Result<()> {
         let life = self.scene.life();
         let (device, name) = (&life.device, self.scene.pci.name_of(MEMORY));
-        let at = self.random.below(SIZE / PAGE) * PAGE;
+        let at = self.draws.below(SIZE / PAGE) * PAGE;
         let page = PAGE as u64;
-        self.scene.board.is_at(self.number, at / PAGE);
+        self.draws.note(at / PAGE);
         // A request by name finds no device then.
         const UNNAMED: &[Errno] = &[Errno::NODEV, Errno::NOENT];
         let refuses = Errno::OPNOTSUPP;
-        match self.random.below(12) {
+        match self.draws.below(12) {
             0 => life.refuses("punching", refuses, GONE, || device.punch(at as u64, page)),
             1 => life.refuses("punching by name", refuses, UNNAMED, || {
                 Control::open()?.punch(&name, at as u64, page)
@@ -833,7 +820,7 @@ impl<'a> Actor<'a> {
                 Ring::with_buffer(&life.mapping, at, PAGE)
             }),
             _ => {
-                let path = format!("/mnt/disk/stress-{}", self.number);
+                let path = format!("/mnt/disk/stress-{}", self.draws.actor());
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::DIRECT;
                 let disk = fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
                 fs::unlink(&path)?;
@@ -848,7 +835,7 @@ impl<'a> Actor<'a> {
     fn open(&mut self) -> io::Result<()> {
         let pages = self.lock(4);
         let life = self.scene.life();
-        let is_sync = self.one_in(2);
+        let is_sync = self.draws.one_in(2);
         let flags = if is_sync {
             OFlags::SYNC
         } else {
@@ -897,10 +884,10 @@ impl<'a> Actor<'a> {
     fn unbind(&mut self) -> io::Result<()> {
         let (scene, life) = (self.scene, self.scene.life());
         // Not each time: to fork takes longer than all else here.
-        let children = if self.one_in(3) { 2 } else { 0 };
+        let children = if self.draws.one_in(3) { 2 } else { 0 };
         let children = (0..children)
             .map(|number| {
-                let mut at = Random::new(self.random.next_u64());
+                let mut at = Random::new(self.draws.next_u64());
                 let life = &life;
                 Child::run(move || loop {
                     for _ in 0..16 {
@@ -914,8 +901,8 @@ impl<'a> Actor<'a> {
                 })
             })
             .collect::<io::Result<Vec<_>>>()?;
-        let longest = [30, 300, 1500][self.random.below(3)];
-        let pause = Duration::from_millis(self.random.below(longest) as u64);
+        let longest = [30, 300, 1500][self.draws.below(3)];
+        let pause = Duration::from_millis(self.draws.below(longest) as u64);
         scene.board.pause(pause);
         life.is_ending.store(true, SeqCst);
         let result = scene.pci.unbind();
@@ -928,7 +915,7 @@ impl<'a> Actor<'a> {
                 format!("a child at what was unbound: expected SIGBUS, seen {outcome:?}")
             })?;
         }
-        life.is_over(&mut self.random, &self.process)?;
+        life.is_over(&mut self.draws, &self.process)?;
         let name = scene.pci.name_of(MEMORY);
         ensure(!control::node(&name).exists(), || {
             "the node is there without a driver".into()
@@ -939,14 +926,14 @@ impl<'a> Actor<'a> {
         ensure(types.is_empty(), || {
             format!("without a driver it is mapped still: {types:?}")
         })?;
-        if self.one_in(3) {
-            let pause = Duration::from_millis(self.random.below(100) as u64);
+        if self.draws.one_in(3) {
+            let pause = Duration::from_millis(self.draws.below(100) as u64);
             scene.board.pause(pause);
         }
         let result = scene.pci.bind();
         result.map_err(|error| wrong(format!("binding: {error}")))?;
-        let next = Life::begin(&scene.pci, self.one_in(3))?;
-        life.is_over(&mut self.random, &self.process)?;
+        let next = Life::begin(&scene.pci, self.draws.one_in(3))?;
+        life.is_over(&mut self.draws, &self.process)?;
         let mut now = scene.life.lock().unwrap_or_else(PoisonError::into_inner);
         *now = Arc::new(next);
         drop(now);

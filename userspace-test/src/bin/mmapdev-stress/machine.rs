@@ -4,7 +4,8 @@
 
 use crate::actors::{ensure, ensure_errno, is_one_of, wrong, FIXED};
 use crate::board::Board;
-use crate::kinds;
+use crate::draws::Draws;
+use crate::kinds::{self, Kind, Stored};
 use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::control::{self, Control};
@@ -14,7 +15,7 @@ use mmapdev_userspace::random::Random;
 use mmapdev_userspace::slowness;
 use mmapdev_userspace::{module, numa};
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
-use rustix::fs::OFlags;
+use rustix::fs::{fsync, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::Advice;
 use rustix::process::{getpid, Signal};
@@ -35,9 +36,7 @@ pub(crate) const MIGRATOR: &str = "migrator between nodes";
 pub(crate) struct Actor<'a> {
     pub(crate) board: &'a Board,
     pub(crate) cgroup: &'a Cgroup,
-    /// Its number on the board.
-    pub(crate) number: usize,
-    pub(crate) random: Random,
+    pub(crate) draws: Draws<'a>,
     /// How long the run is.
     pub(crate) duration: Duration,
     /// The nodes of the devices that all others are at.
@@ -49,16 +48,16 @@ pub(crate) struct Actor<'a> {
 /// What an actor does, once: whether it counts.
 type Act = fn(&mut Actor<'_>) -> io::Result<bool>;
 
-/// Each with how often it has to act in a minute at least, on a machine of usual speed.
+/// Each with how often it has to act in ten minutes at least, as in [`crate::actors::ACTORS`].
 pub(crate) const ACTORS: [(&str, u64, Act); 8] = [
-    ("compactor", 6, |actor| actor.compact()),
-    ("cache dropper", 6, |actor| actor.drop_caches()),
-    ("reclaimer", 6, |actor| actor.reclaim()),
-    (MIGRATOR, 8, |actor| actor.migrate()),
-    ("soft offliner", 4, |actor| actor.offline()),
-    ("poisoner", 4, |actor| actor.poison()),
-    ("destroyer", 8, |actor| actor.destroy()),
-    ("unloader", 100, |actor| actor.unload()),
+    ("compactor", 15, |actor| actor.compact()),
+    ("cache dropper", 12, |actor| actor.drop_caches()),
+    ("reclaimer", 10, |actor| actor.reclaim()),
+    (MIGRATOR, 12, |actor| actor.migrate()),
+    ("soft offliner", 16, |actor| actor.offline()),
+    ("poisoner", 3, |actor| actor.poison()),
+    ("destroyer", 3, |actor| actor.destroy()),
+    ("unloader", 500, |actor| actor.unload()),
 ];
 
 /// Whether the kernel moves pages between nodes (`CONFIG_NUMA_MIGRATION`), of which there are two.
@@ -73,8 +72,9 @@ impl Actor<'_> {
     /// Acts until the end.
     pub(crate) fn run(&mut self, act: Act) -> io::Result<()> {
         while self.board.goes_on() {
+            self.draws.begin_act();
             if act(self)? {
-                self.board.acted(self.number);
+                self.board.acted(self.draws.actor());
             }
         }
         Ok(())
@@ -87,14 +87,14 @@ impl Actor<'_> {
     }
 
     fn drop_caches(&mut self) -> io::Result<bool> {
-        let what = 1 + self.random.below(3);
+        let what = 1 + self.draws.below(3);
         fs::write("/proc/sys/vm/drop_caches", what.to_string())?;
         self.board.pause(Duration::from_millis(400));
         Ok(true)
     }
 
     fn reclaim(&mut self) -> io::Result<bool> {
-        match self.cgroup.reclaim((1 + self.random.below(8) as u64) << 20) {
+        match self.cgroup.reclaim((1 + self.draws.below(8) as u64) << 20) {
             // There is not as much that can go.
             Err(error) if is_one_of(&error, &[Errno::AGAIN]) => {}
             result => result?,
@@ -108,8 +108,8 @@ impl Actor<'_> {
         let [one, other, ..] = nodes[..] else {
             return Err(wrong("there is one node of memory, and two are needed"));
         };
-        let (from, to) = [(one, other), (other, one)][self.random.below(2)];
-        let victim = self.victims[self.random.below(self.victims.len())];
+        let (from, to) = [(one, other), (other, one)][self.draws.below(2)];
+        let victim = self.victims[self.draws.below(self.victims.len())];
         let Some(process) = self.board.process(victim) else {
             self.board.pause(Duration::from_millis(20));
             return Ok(false);
@@ -125,13 +125,13 @@ impl Actor<'_> {
 
     /// Has the kernel take the memory of a page of the others' out of use, which moves what is in it.
     fn offline(&mut self) -> io::Result<bool> {
-        if self.board.acts(self.number) >= OFFLINED {
+        if self.board.acts(self.draws.actor()) >= OFFLINED {
             self.board.pause(Duration::from_millis(500));
             return Ok(false);
         }
-        let kind = self.random.below(self.devices.len());
-        let page = self.random.below(FIXED);
-        self.board.is_at(self.number, page);
+        let kind = self.draws.below(self.devices.len());
+        let page = self.draws.below(FIXED);
+        self.draws.note(page);
         let device = Device::open_with(&self.devices[kind], OFlags::RDWR)?;
         let mapping = Mapping::shared(&device, FIXED * PAGE)?;
         let result = mapping.advise(page * PAGE, PAGE, Advice::LinuxSoftOffline);
@@ -148,87 +148,29 @@ impl Actor<'_> {
     /// Has a page of a device of its own go bad: that one is lost, and no other.
     fn poison(&mut self) -> io::Result<bool> {
         const NAME: &str = "stress-poisoned";
-        let acts = self.board.acts(self.number);
+        let acts = self.board.acts(self.draws.actor());
         if acts >= POISONED {
             self.board.pause(Duration::from_millis(500));
             return Ok(false);
         }
-        let kind = &kinds::of_memory()[acts as usize % kinds::of_memory().len()];
-        let bad = self.random.below(SIZE / PAGE);
-        self.board.is_at(self.number, bad);
+        let kinds = kinds::that_can_be_made();
+        // In turn, and those of files, which are the last, among the first.
+        let kind = &kinds[(acts as usize + 1) * 3 % kinds.len()];
+        let page = self.draws.below(SIZE / PAGE);
+        let is_dirty = self.draws.one_in(2);
+        self.draws.note(page);
         let control = Control::open()?;
-        control.create(kind.plan(NAME, SIZE)?)?;
-        let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
-        let said = |words: String| format!("a bad page {bad} with {}: {words}", kind.name);
-        let content = |page: usize| {
-            let word = (page as u64 + 1) * 0x0101_0101_0101;
-            word.to_ne_bytes().repeat(PAGE / 8)
+        kind.create(&control, NAME, SIZE)?;
+        let bad = Bad {
+            device: Device::open_with(control::node(NAME), OFlags::RDWR)?,
+            page,
         };
-        for page in 0..SIZE / PAGE {
-            let written = pwrite(&device, &content(page), (page * PAGE) as u64)?;
-            ensure(written == PAGE, || said(format!("{written} were written")))?;
-        }
-        // In a process of its own: whoever has the page mapped may be told by a signal.
-        let poisoner = Child::run(|| {
-            let poison = || -> io::Result<()> {
-                let mapping = Mapping::shared(&device, SIZE)?;
-                mapping.touch_read(bad * PAGE, PAGE);
-                mapping.advise(bad * PAGE, PAGE, Advice::LinuxHwPoison)
-            };
-            match poison() {
-                Ok(()) => Vec::new(),
-                // The kernel has poisoned the page, and cannot say that nobody will come to it.
-                Err(error) if is_one_of(&error, &[Errno::BUSY]) => Vec::new(),
-                Err(error) => error.to_string().into_bytes(),
-            }
-        })?;
-        let outcome = poisoner.wait(Some(Duration::from_secs(30) * slowness()))?;
-        let told = [
-            Outcome::Returned(Vec::new()),
-            Outcome::Killed(Signal::BUS.as_raw()),
-        ];
-        ensure(told.contains(&outcome), || said(format!("{outcome:?}")))?;
-
-        let mapping = Mapping::shared(&device, SIZE)?;
-        for write in [false, true] {
-            let touch = child::touch(mapping.address(bad * PAGE), write)?;
-            let is_right = matches!(touch, Touch::BusError(_));
-            ensure(is_right, || {
-                said(format!("expected SIGBUS, seen {touch:?}"))
-            })?;
-        }
-        let mut bytes = [0; PAGE];
-        let read = pread(&device, &mut bytes, (bad * PAGE) as u64).map_err(io::Error::from);
-        ensure_errno(read, Errno::IO, said("a read of it".into()))?;
-        let check = |mapping: &Mapping, is_zero: &dyn Fn(usize) -> bool| -> io::Result<()> {
-            for page in (0..SIZE / PAGE).filter(|&page| page != bad || is_zero(page)) {
-                let expected = if is_zero(page) {
-                    vec![0; PAGE]
-                } else {
-                    content(page)
-                };
-                let mut bytes = [1; PAGE];
-                let read = pread(&device, &mut bytes, (page * PAGE) as u64)?;
-                let is_right = read == PAGE && bytes[..] == expected;
-                ensure(is_right, || {
-                    said(format!("page {page} is wrong by pread()"))
-                })?;
-                let is_right = mapping.read(page * PAGE, PAGE) == expected;
-                ensure(is_right, || {
-                    said(format!("page {page} is wrong in a mapping"))
-                })?;
-            }
-            Ok(())
+        let result = match kind.stored(NAME)? {
+            None => bad.is_lost(kind),
+            Some(file) => bad.is_read_again(&file, is_dirty),
         };
-        check(&mapping, &|_| false)?;
-        // With the whole of what its folio may have been, as a part is overwritten where it is.
-        let unit = kind.folio / PAGE;
-        let first = bad / unit * unit;
-        device.punch((first * PAGE) as u64, kind.folio as u64)?;
-        check(&Mapping::shared(&device, SIZE)?, &|page| {
-            (first..first + unit).contains(&page)
-        })?;
-        control.destroy(NAME)?;
+        result.map_err(|error| wrong(format!("a bad page {page} with {}: {error}", kind.name)))?;
+        kind.destroy(&control, NAME)?;
         self.board.pause(self.duration / (2 * POISONED as u32));
         Ok(true)
     }
@@ -236,16 +178,18 @@ impl Actor<'_> {
     /// Makes a device, and takes it away while children are at it.
     fn destroy(&mut self) -> io::Result<bool> {
         const NAME: &str = "stress-destroyed";
-        let kind = &kinds::of_memory()[self.random.below(kinds::of_memory().len())];
+        let kinds = kinds::that_can_be_made();
+        let kind = &kinds[self.draws.below(kinds.len())];
         let control = Control::open()?;
-        control.create(kind.plan(NAME, SIZE)?)?;
+        kind.create(&control, NAME, SIZE)?;
+        let file = kind.stored(NAME)?;
         let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
         let mapping = Mapping::shared(&device, SIZE)?;
-        let fresh = mapping.load(self.random.below(SIZE));
+        let fresh = mapping.load(self.draws.below(SIZE));
         ensure(fresh == 0, || {
             format!("a new device: expected zeros, seen {fresh:#x}")
         })?;
-        let mut at = Random::new(self.random.next_u64());
+        let mut at = Random::new(self.draws.next_u64());
         let children = (0..2)
             .map(|number| {
                 let mut at = Random::new(at.next_u64());
@@ -259,10 +203,12 @@ impl Actor<'_> {
             })
             .collect::<io::Result<Vec<_>>>()?;
         self.board
-            .pause(Duration::from_millis(self.random.below(60) as u64));
-        let taken = control.create(kind.plan(NAME, SIZE)?);
+            .pause(Duration::from_millis(self.draws.below(60) as u64));
+        let stored = self.draws.below(SIZE);
+        mapping.store(stored, 1);
+        let taken = control.create(control::memory(NAME, SIZE as u64)?);
         ensure_errno(taken, Errno::EXIST, "making a device of the same name")?;
-        if self.random.below(2) == 0 {
+        if self.draws.below(2) == 0 {
             device.destroy()?;
         } else {
             control.destroy(NAME)?;
@@ -274,7 +220,7 @@ impl Actor<'_> {
                 format!("a child at a destroyed device: expected SIGBUS, seen {outcome:?}")
             })?;
         }
-        let touch = child::touch(mapping.address(self.random.below(SIZE)), false)?;
+        let touch = child::touch(mapping.address(self.draws.below(SIZE)), false)?;
         ensure(matches!(touch, Touch::BusError(_)), || {
             format!("a touch of a destroyed device: expected SIGBUS, seen {touch:?}")
         })?;
@@ -288,8 +234,16 @@ impl Actor<'_> {
             Errno::NODEV,
             "punching a destroyed device",
         )?;
-        control.create(kind.plan(NAME, SIZE)?)?;
-        control.destroy(NAME)?;
+        if let Some(file) = file {
+            let bytes = file.read(0, SIZE / PAGE)?;
+            let is_right = bytes[stored] == 1 && bytes.iter().all(|&byte| byte <= 1);
+            ensure(is_right, || {
+                "the file of a destroyed device has not what was stored".into()
+            })?;
+            file.check_before()?;
+        }
+        kind.create(&control, NAME, SIZE)?;
+        kind.destroy(&control, NAME)?;
         Ok(true)
     }
 
@@ -304,4 +258,175 @@ impl Actor<'_> {
     }
 }
 
+/// A device of which one page goes bad.
+struct Bad {
+    device: Device,
+    page: usize,
+}
+
+/// What the kernel has said to who has a page go bad.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// That nobody will come to it any more.
+    Done,
+    /// That somebody may.
+    Busy,
+    /// A signal, as what was in it is lost.
+    Lost,
+}
+
+impl Bad {
+    /// What is in a page: other bytes in each round.
+    fn content(page: usize, round: u64) -> Vec<u8> {
+        Self::word(page, round).to_ne_bytes().repeat(PAGE / 8)
+    }
+
+    fn word(page: usize, round: u64) -> u64 {
+        (page as u64 + 1) * 0x0101_0101_0101 + round
+    }
+
+    fn write(&self, page: usize, round: u64) -> io::Result<()> {
+        let place = (page * PAGE) as u64;
+        let written = pwrite(&self.device, &Self::content(page, round), place)?;
+        ensure(written == PAGE, || format!("{written} bytes were written"))
+    }
+
+    fn write_all(&self) -> io::Result<()> {
+        (0..SIZE / PAGE).try_for_each(|page| self.write(page, 0))
+    }
+
+    fn read(&self, page: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0xAA; PAGE];
+        let read = pread(&self.device, &mut bytes, (page * PAGE) as u64)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Looks whether pages have what they must, by a call and in a mapping.
+    fn check(
+        &self,
+        mapping: &Mapping,
+        pages: impl Iterator<Item = usize>,
+        expected: impl Fn(usize) -> Vec<u8>,
+    ) -> io::Result<()> {
+        for page in pages {
+            let expected = expected(page);
+            ensure(self.read(page)? == expected, || {
+                format!("page {page} is wrong by pread()")
+            })?;
+            ensure(mapping.read(page * PAGE, PAGE) == expected, || {
+                format!("page {page} is wrong in a mapping")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn others(&self) -> impl Iterator<Item = usize> + use<'_> {
+        (0..SIZE / PAGE).filter(|&page| page != self.page)
+    }
+
+    /// Has the page go bad.
+    fn go(&self) -> io::Result<Said> {
+        // In a process of its own: whoever has the page mapped may be told by a signal.
+        let poisoner = Child::run(|| {
+            let poison = || -> io::Result<()> {
+                let mapping = Mapping::shared(&self.device, SIZE)?;
+                mapping.touch_read(self.page * PAGE, PAGE);
+                mapping.advise(self.page * PAGE, PAGE, Advice::LinuxHwPoison)
+            };
+            match poison() {
+                Ok(()) => Vec::new(),
+                // The kernel has poisoned the page, and cannot say that nobody will come to it.
+                Err(error) if is_one_of(&error, &[Errno::BUSY]) => b"busy".to_vec(),
+                Err(error) => error.to_string().into_bytes(),
+            }
+        })?;
+        match poisoner.wait(Some(Duration::from_secs(30) * slowness()))? {
+            Outcome::Returned(words) if words.is_empty() => Ok(Said::Done),
+            Outcome::Returned(words) if words == b"busy" => Ok(Said::Busy),
+            Outcome::Killed(signal) if signal == Signal::BUS.as_raw() => Ok(Said::Lost),
+            Outcome::Returned(words) => Err(wrong(String::from_utf8_lossy(&words))),
+            other => Err(wrong(format!("{other:?}"))),
+        }
+    }
+
+    /// Looks whether the page is gone for all, where its bytes are in memory alone, until it is punched.
+    fn is_lost(&self, kind: &Kind) -> io::Result<()> {
+        self.write_all()?;
+        self.go()?;
+        let mapping = Mapping::shared(&self.device, SIZE)?;
+        for write in [false, true] {
+            let touch = child::touch(mapping.address(self.page * PAGE), write)?;
+            ensure(matches!(touch, Touch::BusError(_)), || {
+                format!("expected SIGBUS, seen {touch:?}")
+            })?;
+        }
+        ensure_errno(self.read(self.page), Errno::IO, "a read of it")?;
+        self.check(&mapping, self.others(), |page| Self::content(page, 0))?;
+        // With the whole of what its folio may have been, as a part is overwritten where it is.
+        let unit = kind.folio / PAGE;
+        let first = self.page / unit * unit;
+        let start = (first * PAGE) as u64;
+        self.device.punch(start, kind.folio as u64)?;
+        let mapping = Mapping::shared(&self.device, SIZE)?;
+        self.check(&mapping, 0..SIZE / PAGE, |page| {
+            if (first..first + unit).contains(&page) {
+                vec![0; PAGE]
+            } else {
+                Self::content(page, 0)
+            }
+        })
+    }
+
+    /// Looks whether the page is read again, where its bytes are in a file as well: those that the file has, with an
+    /// error for each open file where these are not those that were written last.
+    fn is_read_again(&self, file: &Stored, is_dirty: bool) -> io::Result<()> {
+        self.write_all()?;
+        fsync(&self.device)?;
+        // One in which it stays bad, if it is lost.
+        let before = Mapping::shared(&self.device, SIZE)?;
+        before.touch_read(self.page * PAGE, PAGE);
+        if is_dirty {
+            self.write(self.page, 1)?;
+        }
+        let said = self.go()?;
+        let synced = fsync(&self.device);
+        let is_lost = synced == Err(Errno::IO);
+        ensure(synced.is_ok() || is_lost, || format!("fsync(): {synced:?}"))?;
+        ensure(is_dirty || !is_lost, || "what was clean is lost".into())?;
+        ensure(said != Said::Lost || is_dirty, || {
+            "a signal, and it was clean".into()
+        })?;
+        let again = fsync(&self.device);
+        ensure(again.is_ok(), || format!("fsync() once more: {again:?}"))?;
+        let round = u64::from(is_dirty && !is_lost);
+        let is_there = file.read(self.page, 1)? == Self::content(self.page, round);
+        ensure(is_there, || "the file has other bytes".into())?;
+        let mapping = Mapping::shared(&self.device, SIZE)?;
+        // If the kernel did nothing but mark it, as it was on its way to another place, it is there still.
+        let is_gone = said == Said::Done || is_lost;
+        if is_gone {
+            // Which has it bad only if it had it at that moment: others may have had it taken out.
+            let loaded = before.try_load_word(self.page * PAGE);
+            let expected = Self::word(self.page, round);
+            let is_right = loaded.map_or(is_lost, |word| word == expected);
+            ensure(is_right, || {
+                format!("in a mapping that had it, lost: {is_lost}: {loaded:?}")
+            })?;
+            let page = self.page;
+            self.check(&mapping, page..page + 1, |page| Self::content(page, round))?;
+            // What takes its place is as good as any.
+            self.write(page, 2)?;
+            fsync(&self.device)?;
+            self.check(&mapping, page..page + 1, |page| Self::content(page, 2))?;
+            let is_there = file.read(page, 1)? == Self::content(page, 2);
+            ensure(is_there, || "the file has not what was written next".into())?;
+        }
+        self.check(&mapping, self.others(), |page| Self::content(page, 0))?;
+        file.check_before()
+    }
+}
+
 const _: () = assert!(SIZE % HUGE_PAGE == 0);
+// Each kind has its turn.
+const _: () = assert!((kinds::KINDS.len() - 1) % 3 != 0);

@@ -8,7 +8,7 @@
 //!
 //! Whoever changes a page holds its lock, so that a look at it under the lock has one right answer. A look without
 //! the lock has few: of each word, one of the steps from the last that was finished before the look to the last
-//! that was begun until after it.
+//! that was begun until after it; zeros are among these only if one of those steps was even.
 
 use crate::kinds::KINDS;
 use mmapdev_userspace::PAGE;
@@ -98,6 +98,8 @@ struct Page {
     state: Mutex<State>,
     finished: AtomicU32,
     begun: AtomicU32,
+    /// The last even step that was begun.
+    punching: AtomicU32,
     zeroed: AtomicU8,
 }
 
@@ -215,6 +217,9 @@ impl Locked<'_> {
     /// Says what is going to be in it, before the first byte of that can be seen.
     pub(crate) fn begin(&self, next: Content) {
         self.of.zeroed.fetch_or(next.zeroed, SeqCst);
+        if next.step % 2 == 0 {
+            self.of.punching.store(next.step, SeqCst);
+        }
         self.of.begun.store(next.step, SeqCst);
     }
 
@@ -282,21 +287,23 @@ impl Look<'_> {
         // In this order: who takes a bit away has begun a step before.
         let zeroed = self.zeroed | self.of.zeroed.load(SeqCst);
         let (from, to) = (self.finished, self.of.begun.load(SeqCst).max(self.finished));
+        // From one store to the next there is an even number, which need not be a step.
+        let was_zero = from % 2 == 0 || self.of.punching.load(SeqCst) > from;
         let mut rest = 0;
         for (word, at) in WORDS.into_iter().enumerate() {
             self.check_zeros(seen, rest, at)?;
             rest = at + 8;
             let eight: [u8; 8] = seen[at..rest].try_into().map_err(|_| "a short page")?;
-            let may_be_zero = from != to || (zeroed >> word) & 1 != 0;
+            let may_be_zero = was_zero || (zeroed >> word) & 1 != 0;
+            let steps = || (from..=to).filter(|step| step % 2 == 1);
             let value = |step| {
                 let content = Content { step, zeroed: 0 };
                 self.model.word(self.page, word, content).to_ne_bytes()
             };
-            let is_right = (from..=to).any(|step| eight == value(step))
-                || (0..8).all(|byte| {
-                    (may_be_zero && eight[byte] == 0)
-                        || (from..=to).any(|step| eight[byte] == value(step)[byte])
-                });
+            let is_right = (0..8).all(|byte| {
+                (may_be_zero && eight[byte] == 0)
+                    || steps().any(|step| eight[byte] == value(step)[byte])
+            });
             if !is_right {
                 return Err(format!(
                     "page {} at {at}: expected steps {from} to {to}{}, seen {}",
@@ -398,10 +405,28 @@ mod tests {
         assert!(look.check(&mixed).is_ok(), "half of it");
         mixed[100] = 1;
         assert!(look.check(&mixed).is_err(), "between the words");
+        assert!(look.check(&[0; PAGE]).is_err(), "lost during a store");
         page.finish(contents[2]);
-        let cut = contents[2].cut(0, 100);
+        assert!(look.check(&[0; PAGE]).is_err(), "lost by a store");
+        let look = model.look(0);
+        let (punched, stored) = (contents[2].punched(), contents[2].punched().stored());
+        page.begin(punched);
+        assert!(look.check(&[0; PAGE]).is_ok(), "punched");
+        page.finish(punched);
+        page.begin(stored);
+        assert!(look.check(&[0; PAGE]).is_ok(), "punched, and stored to");
+        assert!(model.look(0).check(&[0; PAGE]).is_ok(), "not stored to yet");
+        page.finish(stored);
+        assert!(look.check(&[0; PAGE]).is_ok(), "before it was stored to");
+        let look = model.look(0);
+        assert!(look.check(&[0; PAGE]).is_err(), "lost after that");
+        page.begin(stored.stored());
+        assert!(look.check(&[0; PAGE]).is_err(), "lost during the next");
+        page.finish(stored.stored());
+        let cut = stored.stored().cut(0, 100);
         page.begin(cut);
         page.finish(cut);
         assert!(model.look(0).check(&bytes(cut)).is_ok());
+        assert!(model.look(0).check(&[0; PAGE]).is_err(), "more than cut");
     }
 }

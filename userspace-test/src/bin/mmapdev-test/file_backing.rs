@@ -11,6 +11,8 @@ use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::disk::{Disk, Traffic};
 use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
+use mmapdev_userspace::module::{self, Loaded};
+use mmapdev_userspace::open_gate::OpenGate;
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, KIB, MIB, PAGE};
@@ -345,6 +347,24 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(device.counters()?.page_mkwrites, once + 1);
         Ok(())
     }),
+    Test::with(
+        "a_descriptor_that_is_made_to_append_later_makes_no_difference",
+        NONE,
+        || {
+            let (file, _) = Scene::file(NAME, SIZE)?;
+            let control = Control::open()?;
+            control.create(control::file(NAME, &file, 0, 0)?)?;
+            let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+            rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+            Mapping::shared(&device, SIZE)?.write(MIB, b"stored");
+            fsync(&device)?;
+            assert_eq!(file.metadata()?.len(), SIZE as u64);
+            let mut stored = [0; 6];
+            file.read_exact_at(&mut stored, MIB as u64)?;
+            assert_eq!(stored, *b"stored");
+            Ok(())
+        },
+    ),
     Test::with(
         "a_read_only_descriptor_makes_a_read_only_device",
         NONE,
@@ -685,6 +705,42 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "a_write_that_fails_is_told_also_where_who_has_made_the_device_knows",
+        NONE,
+        || {
+            // What follows the last whole page is stored by way of the disk's own page cache.
+            let disk = LoopDisk::new(SIZE + 512)?;
+            let device = disk.device()?;
+            let mapping = Mapping::shared(&device, SIZE + PAGE)?;
+            mapping.load(SIZE);
+            disk.fill_up()?;
+            mapping.store(SIZE + 10, 1);
+            // All that is dirty anywhere is written, and nobody hears of what becomes of it.
+            rustix::fs::sync();
+            assert_eq!(fsync(&disk.block), Err(Errno::IO), "the maker");
+            assert_eq!(fsync(&device), Err(Errno::IO), "who has it open");
+            assert_eq!(fsync(&device), Ok(()));
+            fsync(&disk.device()?)?;
+            disk.make_room()?;
+            mapping.store(SIZE + 10, 2);
+            fsync(&device)?;
+            let mut byte = [0];
+            disk.file.read_exact_at(&mut byte, (SIZE + 10) as u64)?;
+            assert_eq!(byte, [2]);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "bad_memory_of_a_clean_page_is_replaced_from_the_file",
+        NONE,
+        || bad_memory(false),
+    ),
+    Test::with(
+        "bad_memory_of_a_dirty_page_is_lost_and_told_once",
+        NONE,
+        || bad_memory(true),
+    ),
     Test::with("it_is_read_ahead_as_far_as_the_file_itself", NONE, || {
         let scene = Scene::new(SIZE)?;
         let _device = scene.open()?;
@@ -703,6 +759,10 @@ pub(crate) const TESTS: &[Test] = &[
         "anonymous_memory_goes_to_the_swap_space_and_a_device_s_to_its_file",
         NONE,
         swap,
+    ),
+    Test::without_module(
+        "a_device_ends_and_the_module_stays_while_a_scanner_has_yet_to_answer",
+        scanned,
     ),
     Test::with("fdinfo_says_how_the_file_is_used", NONE, || {
         let scene = Scene::new(SIZE)?;
@@ -861,6 +921,55 @@ pub(crate) const TESTS: &[Test] = &[
         fs::remove_file(name)
     }),
 ];
+
+/// A page goes bad in memory. The file has it, but for what was stored since it was written: that is lost, as after an
+/// error of the disk, and a mapping that had it is `SIGBUS` there.
+fn bad_memory(is_dirty: bool) -> io::Result<()> {
+    const BAD: usize = 37 * PAGE;
+    let scene = Scene::new(SIZE)?;
+    let (device, other) = (scene.open()?, scene.open()?);
+    let mapping = Mapping::shared(&device, SIZE)?;
+    assert!(mapping.read(0, SIZE) == scene.bytes);
+    let stored = !scene.bytes[BAD];
+    if is_dirty {
+        mapping.store(BAD, stored);
+    }
+    // In a process of its own: whoever has the page mapped is told by a signal that it is lost, and comes to it once more.
+    let poisoner = Child::run(|| {
+        let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
+        mapping.touch_read(BAD, PAGE);
+        match mapping.advise(BAD, PAGE, Advice::LinuxHwPoison) {
+            Ok(()) => vec![mapping.load(BAD)],
+            Err(error) => error.to_string().into_bytes(),
+        }
+    })?;
+    let told = if is_dirty {
+        Outcome::Killed(libc::SIGBUS)
+    } else {
+        Outcome::Returned(vec![scene.bytes[BAD]])
+    };
+    assert_eq!(poisoner.wait(None)?, told);
+
+    // Who had it mapped comes to nothing in its place unawares.
+    let loaded = mapping.try_load_word(BAD);
+    assert_eq!(loaded.is_err(), is_dirty, "in a mapping that had it");
+    let lost = if is_dirty { Err(Errno::IO) } else { Ok(()) };
+    for (what, device) in [("one", &device), ("the other", &other)] {
+        assert_eq!(fsync(device), lost, "{what}");
+        assert_eq!(fsync(device), Ok(()), "{what}, once more");
+    }
+    let mut bytes = vec![0; SIZE];
+    assert_eq!(pread(&device, &mut bytes, 0)?, SIZE);
+    assert!(bytes == scene.bytes, "by pread()");
+    let fresh = Mapping::shared(&device, SIZE)?;
+    assert!(fresh.read(0, SIZE) == scene.bytes, "in another mapping");
+    assert!(scene.on_disk(0, SIZE)? == scene.bytes, "in the file");
+    // The page that has come in its place is as good as any.
+    fresh.store(BAD, stored);
+    fsync(&device)?;
+    assert_eq!(scene.on_disk(BAD, 1)?, [stored]);
+    Ok(())
+}
 
 /// Does something while somebody else holds the lock of a file to write to it.
 fn while_locked<T>(
@@ -1025,6 +1134,7 @@ fn traffic_during(body: impl FnOnce()) -> io::Result<Traffic> {
 pub(crate) struct LoopDisk {
     control: Control,
     file: File,
+    block: File,
     bytes: Vec<u8>,
 }
 
@@ -1034,7 +1144,8 @@ impl LoopDisk {
     pub(crate) fn new(size: usize) -> io::Result<Self> {
         fs::create_dir(Self::FOLDER)?;
         // One page more than the bytes, for what a tmpfs needs itself.
-        let options = format!("size={}k", (size + PAGE) / KIB);
+        let room = size.next_multiple_of(PAGE) + PAGE;
+        let options = format!("size={}k", room / KIB);
         run(
             "mount",
             &["-t", "tmpfs", "-o", &options, "tmpfs", Self::FOLDER],
@@ -1057,6 +1168,7 @@ impl LoopDisk {
         Ok(Self {
             control,
             file,
+            block,
             bytes,
         })
     }
@@ -1279,6 +1391,36 @@ fn is_filled(mapping: &Mapping) -> bool {
     let mut words = words();
     let mut places = (0..SIZE).step_by(8);
     places.all(|at| mapping.word(at).load(Ordering::Relaxed) == words.next_u64())
+}
+
+/// Who waits for a scanner to be let in to a file keeps the device's watch on it from going.
+fn scanned() -> io::Result<()> {
+    let module = Loaded::with(NONE)?;
+    let (file, _) = Scene::file(NAME, MIB)?;
+    let control = Control::open()?;
+    control.create(control::file(NAME, &file, 0, 0)?)?;
+    let gate = OpenGate::before_mount_of(FOLDER)?;
+    thread::scope(|scope| {
+        // Goes before the threads are waited for, whatever has failed: then they are let in.
+        let gate = gate;
+        let opening = scope.spawn(|| File::open(path(NAME)));
+        let waiting = gate.wait()?;
+        control.destroy(NAME)?;
+        // Of which the device, which is gone, does not hear.
+        for at in 0..100 {
+            file.write_all_at(&[1; PAGE], at * PAGE as u64)?;
+        }
+        drop(control);
+        let unloading = scope.spawn(|| module.unload());
+        // If it were done before, that would be seen.
+        thread::sleep(slowness() * Duration::from_millis(300));
+        assert!(module::is_loaded() && !unloading.is_finished());
+        waiting.let_in()?;
+        opening.join().expect("no panic")?;
+        unloading.join().expect("no panic")
+    })?;
+    assert!(!module::is_loaded());
+    Ok(())
 }
 
 /// Each kind of file that cannot be one, with its errno; and nothing is made of any.
