@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocations that fail on purpose: the n-th of a call, or all of one kind.
+//! Allocations that fail on purpose: the n-th of a call, all of one kind, or some of those that workers make; and requests
+//! to a disk that do.
 //!
 //! Reference: <https://docs.kernel.org/fault-injection/fault-injection.html>. The kernel has to have
-//! `CONFIG_FAILSLAB`, `CONFIG_FAIL_PAGE_ALLOC` and `CONFIG_FAULT_INJECTION_USERCOPY`. It is about the calling
-//! thread alone.
+//! `CONFIG_FAILSLAB`, `CONFIG_FAIL_PAGE_ALLOC`, `CONFIG_FAULT_INJECTION_USERCOPY` and `CONFIG_FAIL_MAKE_REQUEST`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -30,6 +30,20 @@ const MARKED: &[(&str, &str)] = &[
     ("/sys/kernel/debug/failslab/space", "0"),
     ("/sys/kernel/debug/failslab/times", "-1"),
     ("/sys/kernel/debug/failslab/probability", "100"),
+];
+
+/// Any allocation of marked threads, with a probability that is set last.
+const OF_WORKERS: &[(&str, &str)] = &[
+    ("/sys/kernel/debug/failslab/task-filter", "Y"),
+    ("/sys/kernel/debug/failslab/times", "-1"),
+    ("/sys/kernel/debug/fail_page_alloc/task-filter", "Y"),
+    ("/sys/kernel/debug/fail_page_alloc/times", "-1"),
+];
+
+/// Requests to marked disks, of anybody's.
+const OF_DISKS: &[(&str, &str)] = &[
+    ("/sys/kernel/debug/fail_make_request/verbose", "0"),
+    ("/sys/kernel/debug/fail_make_request/times", "-1"),
 ];
 
 /// Settings of the kernel's that are what they were when this is dropped.
@@ -108,6 +122,23 @@ impl FailNth {
     }
 }
 
+impl FailNth {
+    /// Runs `act` with nothing failing. Returns what it returned, and how many failures there can be.
+    pub fn count<T>(&self, act: impl FnOnce() -> T) -> io::Result<(T, u32)> {
+        const MANY: u32 = 1 << 30;
+        self.counter.write_all_at(MANY.to_string().as_bytes(), 0)?;
+        let result = act();
+        let mut text = [0; 16];
+        let len = self.counter.read_at(&mut text, 0)?;
+        self.counter.write_all_at(b"0", 0)?;
+        let left: u32 = String::from_utf8_lossy(&text[..len])
+            .trim()
+            .parse()
+            .map_err(io::Error::other)?;
+        Ok((result, MANY - left))
+    }
+}
+
 /// Fails all allocations from one of the kernel's caches that are made by what the calling thread does.
 #[derive(Debug)]
 pub struct FailCache {
@@ -136,6 +167,75 @@ impl FailCache {
         let result = act();
         self.thread.write_all_at(b"0", 0)?;
         Ok(result)
+    }
+}
+
+/// Fails some of the allocations that are made by the kernel's workers.
+#[derive(Debug)]
+pub struct FailWorkers {
+    _settings: Settings,
+}
+
+impl FailWorkers {
+    /// Prepares the kernel: of the allocations of marked workers, so many in a hundred fail.
+    pub fn begin(percent: u32) -> io::Result<Self> {
+        let mut settings = Settings::default();
+        settings.set_all(KINDS)?;
+        settings.set_all(OF_WORKERS)?;
+        for kind in ["failslab", "fail_page_alloc"] {
+            let path = format!("/sys/kernel/debug/{kind}/probability");
+            settings.set(path, &percent.to_string())?;
+        }
+        Ok(Self {
+            _settings: settings,
+        })
+    }
+
+    /// Marks those that there are now.
+    pub fn mark(&self) -> io::Result<()> {
+        Self::mark_all("1")
+    }
+
+    fn mark_all(mark: &str) -> io::Result<()> {
+        for entry in fs::read_dir("/proc")? {
+            let folder = entry?.path();
+            // Any of them may have ended meanwhile.
+            let is_worker = fs::read_to_string(folder.join("comm"))
+                .is_ok_and(|name| name.starts_with("kworker/"));
+            if is_worker {
+                let _ = fs::write(folder.join("make-it-fail"), mark);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FailWorkers {
+    fn drop(&mut self) {
+        // The settings, which go next, end it in any case.
+        let _ = Self::mark_all("0");
+    }
+}
+
+/// Fails some of the requests to a disk, with `EIO`.
+#[derive(Debug)]
+pub struct FailDisk {
+    _settings: Settings,
+}
+
+impl FailDisk {
+    /// Has so many in a hundred of the requests fail from now on that are made to a disk, such as `loop0`.
+    pub fn begin(disk: &str, percent: u32) -> io::Result<Self> {
+        let mut settings = Settings::default();
+        settings.set_all(OF_DISKS)?;
+        settings.set(format!("/sys/block/{disk}/make-it-fail"), "1")?;
+        settings.set(
+            "/sys/kernel/debug/fail_make_request/probability",
+            &percent.to_string(),
+        )?;
+        Ok(Self {
+            _settings: settings,
+        })
     }
 }
 

@@ -8,25 +8,28 @@
 //!
 //! C file: `lib/fault-inject.c`.
 
+use crate::file_backing::LoopDisk;
 use crate::{pci, Test};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::{self, Device};
-use mmapdev_userspace::fail_nth::{FailCache, FailNth};
+use mmapdev_userspace::fail_nth::{FailCache, FailDisk, FailNth, FailWorkers};
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::{abi, memory, HUGE_PAGE, KIB, MIB, PAGE};
-use rustix::event::{epoll, poll, PollFd, PollFlags};
+use rustix::event::{epoll, eventfd, poll, EventfdFlags, PollFd, PollFlags};
 use rustix::fs::{fsync, memfd_create, seek, sendfile, MemfdFlags, OFlags, SeekFrom};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags};
 use rustix::pipe::{pipe_with, splice, PipeFlags, SpliceFlags};
 use rustix::time::Timespec;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const SIZE: usize = 8 * MIB;
@@ -77,7 +80,11 @@ pub(crate) const TESTS: &[Test] = &[
     test("writing_in_small_pages", SMALL, || writing(&[Errno::NOMEM])),
     test("splicing_out_what_is_there", SMALL, splicing_data),
     test("splicing_out_what_is_absent", HUGE, splicing_hole),
-    test("splicing_in", SMALL, splicing_in),
+    test("splicing_in_in_huge_pages", HUGE, || splicing_in(false)),
+    test("splicing_in_in_64_kib", MIDDLE, || splicing_in(false)),
+    test("splicing_in_in_small_pages", SMALL, || splicing_in(false)),
+    test("splicing_in_what_is_lent", HUGE, || splicing_in(true)),
+    test("lending_pages_to_a_pipe", HUGE, lending),
     test("sending_out", HUGE, sending),
     test("fsync_and_msync", HUGE, syncing),
     test("growing", HUGE, growing),
@@ -92,7 +99,20 @@ pub(crate) const TESTS: &[Test] = &[
     test("first_write_of_a_file", NONE, first_write_of_file),
     test("writing_to_a_file", NONE, writing_to_file),
     test("syncing_to_a_file", NONE, syncing_to_file),
+    test("splicing_in_to_a_file", NONE, splicing_in_to_file),
     test("sending_from_a_file", NONE, sending_from_file),
+    test("a_file_that_was_cut_off", NONE, || {
+        following_file(STORED_SIZE / 2 - 5)
+    }),
+    test("a_file_that_has_grown", NONE, || {
+        following_file(STORED_SIZE * 2 - 5)
+    }),
+    test(
+        "syncing_to_a_file_by_workers_that_fail",
+        NONE,
+        failing_workers,
+    ),
+    test("syncing_to_a_disk_that_fails", NONE, failing_disk),
     test("opening_and_mapping_of_a_file", NONE, mapping_of_file),
     test("closing_of_a_file", NONE, closing_of_file),
     test("destroying_of_a_file", NONE, destroying_of_file),
@@ -104,6 +124,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     test("asking", HUGE, asking),
     test("taking_events", SMALL, taking_events),
+    test("setting_an_eventfd", SMALL, setting_eventfd),
     test("listing", "devices=3 size_mib=1", listing),
     test("polling", SMALL, polling),
     test("epolling", SMALL, epolling),
@@ -135,9 +156,14 @@ pub(crate) const PCI_TESTS: &[Test] = &[
     }),
     test("reading", NONE, reading_bar),
     test("writing", NONE, writing_bar),
+    test("fsync", NONE, syncing_bar),
     Test {
         limit: BINDING,
         ..Test::with("binding", NONE, binding_bar)
+    },
+    Test {
+        limit: BINDING,
+        ..Test::with("unbinding", NONE, unbinding_bar)
     },
 ];
 
@@ -149,6 +175,9 @@ const LOADING: Option<Duration> = Some(Duration::from_secs(120));
 
 /// More than any of these calls allocates: a call that gets there never ends to fail.
 const GUARD: u32 = 5000;
+
+/// See [`each_from`].
+const SPARSE: u32 = 16;
 
 /// How much less memory may be free after all failures of a call than before them: what the rest of the guest does
 /// meanwhile, and the tables of the tools that look for mistakes, which grow. The least that would be lost by a call
@@ -195,6 +224,19 @@ fn each_keeping<S, T>(
     kept: u64,
     name: &str,
     fails: &Fails,
+    prepare: impl FnMut() -> io::Result<S>,
+    act: impl FnMut(&mut S) -> io::Result<T>,
+    check: impl FnMut(S, io::Result<T>, bool) -> io::Result<()>,
+) -> io::Result<()> {
+    each_from(0, kept, name, fails, prepare, act, check)
+}
+
+/// As [`each_keeping`], where up to the n that is `first` nothing of the module's runs: of those before, one in [`SPARSE`] fails.
+fn each_from<S, T>(
+    first: u32,
+    kept: u64,
+    name: &str,
+    fails: &Fails,
     mut prepare: impl FnMut() -> io::Result<S>,
     mut act: impl FnMut(&mut S) -> io::Result<T>,
     mut check: impl FnMut(S, io::Result<T>, bool) -> io::Result<()>,
@@ -209,28 +251,6 @@ fn each_keeping<S, T>(
 
     let failing = FailNth::begin()?;
     let mut errors = BTreeSet::new();
-    // Memory that something else has taken meanwhile is taken once; what is lost is lost each time.
-    let (mut lost, mut failed) = (0, 0);
-    for _ in 0..2 {
-        let before = settled_free()?;
-        failed = 0;
-        while fail(
-            name,
-            failed + 1,
-            &failing,
-            &mut errors,
-            &mut prepare,
-            &mut act,
-            &mut check,
-        )? {
-            failed += 1;
-        }
-        lost = before.saturating_sub(settled_free()?);
-        if lost <= TOLERANCE + kept * u64::from(failed + 1) {
-            break;
-        }
-    }
-    drop(failing);
     let expected: BTreeSet<_> = match fails {
         Fails::Never => BTreeSet::new(),
         Fails::With(errors) | Fails::Among(errors) => errors
@@ -238,6 +258,32 @@ fn each_keeping<S, T>(
             .map(|error| Some(error.raw_os_error()))
             .collect(),
     };
+    // Memory that something else has taken meanwhile is taken once; what is lost is lost each time. And what is the n-th
+    // may be the one after it at the next n, as the kernel's caches are filled or not, so that it does not fail.
+    let (mut lost, mut failed) = (0, 0_u32);
+    for _ in 0..2 {
+        let before = settled_free()?;
+        failed = 0;
+        let mut n = 1;
+        while fail(
+            name,
+            n,
+            &failing,
+            &mut errors,
+            &mut prepare,
+            &mut act,
+            &mut check,
+        )? {
+            failed += 1;
+            n += if n + SPARSE < first { SPARSE } else { 1 };
+        }
+        lost = before.saturating_sub(settled_free()?);
+        let is_seen = matches!(fails, Fails::Among(_)) || errors == expected;
+        if is_seen && lost <= TOLERANCE + kept * u64::from(failed + 1) {
+            break;
+        }
+    }
+    drop(failing);
     let numbers = errors
         .iter()
         .map(|error| error.unwrap_or_default().to_string());
@@ -561,6 +607,7 @@ fn reading() -> io::Result<()> {
             let count = result.unwrap_or(0);
             assert!(count == LEN || may_be_short);
             assert_eq!(buffer[..count], written[..count]);
+            assert_eq!(buffer[count..], vec![0xEE; LEN - count]);
             assert_eq!(bytes(&device, AT, LEN)?, written);
             is_unharmed(&device)
         },
@@ -578,12 +625,19 @@ fn writing(errors: &'static [Errno]) -> io::Result<()> {
         |(), result, may_be_short| {
             let count = result.unwrap_or(0);
             assert!(count == LEN || may_be_short);
-            let seen = bytes(&device, AT, LEN)?;
-            assert_eq!(seen[..count], written[..count]);
-            assert_eq!(seen[count..], vec![0; LEN - count]);
+            has_only(&device, &written[..count])?;
             is_unharmed(&device)
         },
     )
+}
+
+/// Checks that the first two huge pages have these bytes where calls write, and zeros all around: also in what was brought
+/// in for them.
+fn has_only(device: &Device, written: &[u8]) -> io::Result<()> {
+    let mut expected = vec![0; 2 * HUGE_PAGE];
+    expected[AT..AT + written.len()].copy_from_slice(written);
+    assert!(bytes(device, 0, expected.len())? == expected);
+    Ok(())
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -652,16 +706,23 @@ fn splicing_out(name: &str, fails: &Fails, device: &Device, expected: &[u8]) -> 
     )
 }
 
-fn splicing_in() -> io::Result<()> {
+/// From a pipe that has copies of the bytes, or with `lent`, the pages of a program's memory that has them.
+fn splicing_in(lent: bool) -> io::Result<()> {
     let device = Device::open()?;
     let written = pattern(LEN);
+    let memory = Mapping::anonymous(2 * LEN)?;
+    memory.write(1, &written);
     each(
         "splicing in",
         &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
         || {
             renew(&device)?;
             let (reader, writer) = pipe()?;
-            File::from(writer.try_clone()?).write_all(&written)?;
+            if lent {
+                assert_eq!(memory.splice_to(&writer, 1, LEN, false)?, LEN);
+            } else {
+                File::from(writer.try_clone()?).write_all(&written)?;
+            }
             Ok((reader, writer))
         },
         |(reader, _)| {
@@ -678,12 +739,35 @@ fn splicing_in() -> io::Result<()> {
         |_pipe, result, may_be_short| {
             let seen = bytes(&device, AT, LEN)?;
             let count = seen.iter().position(|&byte| byte == 0).unwrap_or(LEN);
-            assert_eq!(seen[..count], written[..count]);
-            assert_eq!(seen[count..], vec![0; LEN - count]);
+            has_only(&device, &written[..count])?;
             if let Ok(answer) = result {
                 assert_eq!(answer, count);
                 assert!(count == LEN || may_be_short);
             }
+            is_unharmed(&device)
+        },
+    )
+}
+
+/// A pipe is lent the device's own pages, by way of a mapping.
+fn lending() -> io::Result<()> {
+    let device = Device::open()?;
+    let written = pattern(LEN);
+    each(
+        "lending pages to a pipe",
+        &Fails::With(&[Errno::NOMEM]),
+        || {
+            let mapping = renewed(&device)?;
+            assert_eq!(pwrite(&device, &written, AT as u64)?, LEN);
+            Ok((mapping, pipe()?))
+        },
+        |(mapping, (_, writer))| mapping.splice_to(&*writer, AT, LEN, false),
+        |(_mapping, (reader, _writer)), result, may_be_short| {
+            if let Ok(count) = result {
+                assert!(count == LEN || may_be_short && count > 0);
+                assert_eq!(drain(&reader, count)?, written[..count]);
+            }
+            assert_eq!(bytes(&device, AT, LEN)?, written);
             is_unharmed(&device)
         },
     )
@@ -947,6 +1031,51 @@ fn taking_events() -> io::Result<()> {
     )
 }
 
+/// The eventfd that could not be set is not signalled, and the one before it still is.
+fn setting_eventfd() -> io::Result<()> {
+    let (device, other) = (Device::open()?, Device::open()?);
+    renew(&device)?;
+    let [before, others] = [number()?, number()?];
+    other.signal(Some(others.as_fd()))?;
+    each(
+        "setting an eventfd",
+        &Fails::With(&[Errno::NOMEM, Errno::FAULT]),
+        || {
+            device.signal(Some(before.as_fd()))?;
+            number()
+        },
+        |next| device.signal(Some(next.as_fd())),
+        |next, result, _| {
+            for _ in 0..2 {
+                device.notify()?;
+            }
+            let signalled = [&before, &next, &others].map(times);
+            let expected = match result {
+                Ok(()) => [0, 2, 2],
+                Err(_) => [2, 0, 2],
+            };
+            assert_eq!(signalled, expected);
+            is_unharmed(&device)
+        },
+    )
+}
+
+fn number() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
+}
+
+/// How often an eventfd was signalled since this was last asked.
+fn times(number: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    match rustix::io::read(number, &mut count) {
+        Ok(_) => u64::from_ne_bytes(count),
+        Err(error) => {
+            assert_eq!(error, Errno::AGAIN);
+            0
+        }
+    }
+}
+
 fn listing() -> io::Result<()> {
     let control = Control::open()?;
     works(&Device::open()?)?;
@@ -1118,9 +1247,24 @@ fn loading() -> io::Result<()> {
     // What the kernel maps for a module is given back lazily, the shadow of it that KASAN keeps included. What is
     // lost for good is kmemleak's to find.
     const KEPT_BY_KERNEL: u64 = 32 * KIB as u64;
+    // What comes after the module's own code, where it refuses at once: a few at most.
+    const AFTER: u32 = 30;
     let file = File::open(module::untraced_file())?;
+    let failing = FailNth::begin()?;
+    let refused = || failing.count(|| Loaded::from_file(&file, c"size_mib=0"));
+    // The first time, there is more to do.
+    refused()?;
+    let (result, before) = refused()?;
+    crate::assert_errno(result, Errno::INVAL, "a size of 0");
+    let first = before.saturating_sub(AFTER);
+    fs::write(
+        "/dev/kmsg",
+        format!("mmapdev-test: loading: the module's own begins at {first}\n"),
+    )?;
+    drop(failing);
     let mut failures = 0;
-    each_keeping(
+    each_from(
+        first,
         KEPT_BY_KERNEL,
         "loading",
         &Fails::Among(&[Errno::NOMEM, Errno::FAULT]),
@@ -1211,12 +1355,13 @@ fn reading_bar() -> io::Result<()> {
         "reading a BAR",
         // The buffer in between can be had in single pages, too.
         &Fails::With(&[Errno::FAULT]),
-        || Ok(vec![0; data.len()]),
+        || Ok(vec![0xEE; data.len()]),
         |buffer| Ok(pread(&device, &mut buffer[..], 5)?),
         |buffer, result, was_short| {
             let count = result.unwrap_or(0);
             assert!(was_short || count == data.len());
             assert!(buffer[..count] == data[..count]);
+            assert!(buffer[count..].iter().all(|&byte| byte == 0xEE));
             bar_works(&device)
         },
     )
@@ -1242,6 +1387,20 @@ fn writing_bar() -> io::Result<()> {
             assert!(bytes(&device, 5 + count, data.len() - count)?
                 .iter()
                 .all(|&byte| byte == 0));
+            bar_works(&device)
+        },
+    )
+}
+
+fn syncing_bar() -> io::Result<()> {
+    let device = pci::open_memory()?;
+    each(
+        "fsync of a BAR",
+        &Fails::Never,
+        || Ok(()),
+        |()| Ok(fsync(&device)?),
+        |(), result, _| {
+            result?;
             bar_works(&device)
         },
     )
@@ -1281,6 +1440,44 @@ fn binding_bar() -> io::Result<()> {
             device.unbind()
         },
     )?;
+    device.write("enable", "0")?;
+    device.bind()
+}
+
+/// A device that could not be unbound works, and can be; one that is has no node and claims nothing.
+fn unbinding_bar() -> io::Result<()> {
+    // As for binding.
+    const KEPT_BY_KERNEL: u64 = 256 * KIB as u64;
+    let device = pci::shared();
+    let nodes = [0, pci::MEMORY].map(|bar| control::node(&device.name_of(bar)));
+    let unbind = File::options().write(true).open(pci::UNBIND)?;
+    let address = device.address().as_bytes();
+    let bound = pci::claimed()?;
+    device.unbind()?;
+    let unbound = pci::claimed()?;
+    device.write("enable", "1")?;
+    device.bind()?;
+    each_keeping(
+        KEPT_BY_KERNEL,
+        "unbinding",
+        &Fails::Among(&[Errno::NOMEM, Errno::FAULT]),
+        || Ok(()),
+        |()| Ok(rustix::io::write(&unbind, address)?),
+        |(), result, _| {
+            if result.is_err() {
+                assert!(device.is_bound());
+                bar_works(&pci::open_memory()?)?;
+                assert_eq!(pci::claimed()?, bound);
+                device.unbind()?;
+            }
+            assert!(!device.is_bound());
+            assert!(nodes.iter().all(|node| !node.exists()));
+            assert_eq!(pci::claimed()?, unbound);
+            device.bind()?;
+            bar_works(&pci::open_memory()?)
+        },
+    )?;
+    device.unbind()?;
     device.write("enable", "0")?;
     device.bind()
 }
@@ -1517,8 +1714,166 @@ fn syncing_to_file() -> io::Result<()> {
         &Fails::Among(&[Errno::NOMEM, Errno::IO]),
         |mapping| mapping.write(0, b"stored"),
         |device, _| Ok(fsync(device)?),
-        |_, _, _| b"stored",
+        |_, result, _| {
+            if result.is_ok() {
+                let mut expected = stored_bytes();
+                expected[..6].copy_from_slice(b"stored");
+                let file = fs::read(STORED).expect("the file");
+                assert!(file == expected, "said to be stored");
+            }
+            b"stored"
+        },
     )
+}
+
+fn splicing_in_to_file() -> io::Result<()> {
+    const WRITTEN: &[u8] = b"spliced";
+    let pipe_now = RefCell::new(pipe()?);
+    with_stored(
+        "splicing in to a file",
+        &Fails::Among(&[Errno::NOMEM, Errno::FAULT, Errno::IO]),
+        |_| {
+            let filled = pipe().expect("a pipe");
+            assert_eq!(rustix::io::write(&filled.1, WRITTEN), Ok(WRITTEN.len()));
+            pipe_now.replace(filled);
+        },
+        |device, _| {
+            let (reader, flags) = (&pipe_now.borrow().0, SpliceFlags::empty());
+            let len = WRITTEN.len();
+            Ok(splice(reader, None, device, Some(&mut 0), len, flags)?)
+        },
+        |mapping, result, _| {
+            let is_there = mapping.read(0, WRITTEN.len()) == WRITTEN;
+            if let Ok(count) = result {
+                assert!(is_there && count == WRITTEN.len());
+            }
+            // Where only the offset could not be told, all are there.
+            if is_there {
+                WRITTEN
+            } else {
+                &[]
+            }
+        },
+    )
+}
+
+/// A call to a device that moves bytes.
+type Call = fn(&Device) -> io::Result<usize>;
+
+/// The device has the size that the file has now, and its bytes, whatever fails in the call that meets that first.
+fn following_file(size: usize) -> io::Result<()> {
+    let calls: [(&str, Call); 2] = [
+        ("reading where the end has moved", |device| {
+            Ok(pread(device, &mut [0; 3 * PAGE], 0)?)
+        }),
+        ("writing where the end has moved", |device| {
+            // What was there already.
+            Ok(pwrite(device, &stored_bytes()[..3 * PAGE], 0)?)
+        }),
+    ];
+    let mut expected = stored_bytes();
+    expected.resize(size, 0);
+    let control = Control::open()?;
+    let (file, device, mapping) = stored_device(&control)?;
+    for (name, call) in calls {
+        each(
+            name,
+            &Fails::Among(&[Errno::NOMEM, Errno::FAULT, Errno::IO]),
+            || {
+                file.set_len(STORED_SIZE as u64)?;
+                assert_eq!(device.size()?, STORED_SIZE);
+                assert_eq!(pwrite(&device, &stored_bytes(), 0)?, STORED_SIZE);
+                fsync(&device)?;
+                file.set_len(size as u64)
+            },
+            |()| call(&device),
+            |(), result, was_short| {
+                if let Ok(count) = result {
+                    assert!(was_short || count == 3 * PAGE);
+                }
+                assert_eq!(device.size()?, size);
+                assert!(bytes(&device, 0, size)? == expected, "a call");
+                let both = size.min(STORED_SIZE);
+                assert!(mapping.read(0, both) == expected[..both], "a mapping");
+                // What went wrong before may be told once.
+                let _ = fsync(&device);
+                fsync(&device)?;
+                assert!(fs::read(STORED)? == expected, "the file");
+                Ok(())
+            },
+        )?;
+    }
+    control.destroy(NAME)
+}
+
+/// What a sync says to be stored is, and what it says not to be is by a later one: it is workers that write.
+fn failing_workers() -> io::Result<()> {
+    const ROUNDS: u64 = 40;
+    let control = Control::open()?;
+    let (_file, device, mapping) = stored_device(&control)?;
+    let mut expected = stored_bytes();
+    let (mut stored, mut failed) = (0, 0);
+    let failing = FailWorkers::begin(10)?;
+    for round in 1..=ROUNDS {
+        for page in (0..STORED_SIZE).step_by(PAGE) {
+            let value = (round << 32) | page as u64;
+            mapping.word(page).store(value, Ordering::Relaxed);
+            expected[page..page + 8].copy_from_slice(&value.to_ne_bytes());
+        }
+        // There may be new ones.
+        failing.mark()?;
+        match fsync(&device) {
+            Ok(()) => {
+                stored += 1;
+                assert!(fs::read(STORED)? == expected, "said to be stored");
+            }
+            Err(error) => {
+                failed += 1;
+                assert_eq!(error, Errno::NOMEM);
+            }
+        }
+    }
+    drop(failing);
+    fs::write(
+        "/dev/kmsg",
+        format!("mmapdev-test: workers that fail: {failed} of {ROUNDS} syncs failed\n"),
+    )?;
+    assert!(stored > 0 && failed > 0, "{stored} stored, {failed} failed");
+    let _ = fsync(&device);
+    fsync(&device)?;
+    assert!(fs::read(STORED)? == expected, "afterwards");
+    assert!(mapping.read(0, STORED_SIZE) == expected);
+    control.destroy(NAME)
+}
+
+/// As above; what it says not to be stored is lost, and can be stored again.
+fn failing_disk() -> io::Result<()> {
+    const ROUNDS: u8 = 40;
+    let disk = LoopDisk::new(MIB)?;
+    let device = disk.device()?;
+    let mapping = Mapping::shared(&device, MIB)?;
+    mapping.touch_read(0, MIB);
+    let (mut stored, mut failed) = (0, 0);
+    let failing = FailDisk::begin("loop0", 30)?;
+    for round in 1..=ROUNDS {
+        mapping.touch_write(0, MIB, round);
+        match fsync(&device) {
+            Ok(()) => {
+                stored += 1;
+                disk.has_in_each_page(round)?;
+            }
+            Err(error) => {
+                failed += 1;
+                assert_eq!(error, Errno::IO);
+            }
+        }
+    }
+    drop(failing);
+    assert!(stored > 0 && failed > 0, "{stored} stored, {failed} failed");
+    let _ = fsync(&device);
+    mapping.touch_write(0, MIB, ROUNDS + 1);
+    fsync(&device)?;
+    disk.has_in_each_page(ROUNDS + 1)
 }
 
 fn sending_from_file() -> io::Result<()> {

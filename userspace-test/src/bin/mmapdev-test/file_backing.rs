@@ -1177,6 +1177,14 @@ impl LoopDisk {
         Device::open_with(control::node("disk"), OFlags::RDWR)
     }
 
+    /// Checks that each page of the disk begins with this byte.
+    pub(crate) fn has_in_each_page(&self, value: u8) -> io::Result<()> {
+        let mut bytes = vec![0; self.bytes.len()];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        assert!(bytes.iter().step_by(PAGE).all(|&byte| byte == value));
+        Ok(())
+    }
+
     /// Leaves the file system without room, and the file without its bytes.
     pub(crate) fn fill_up(&self) -> io::Result<()> {
         let size = self.bytes.len() as u64;

@@ -87,6 +87,8 @@ fn monitor() -> io::Result<Monitor> {
 
 /// Where the driver is told to bind a device that it knows.
 pub(crate) const BIND: &str = "/sys/bus/pci/drivers/mmapdev/bind";
+/// Where it is told to let go of one.
+pub(crate) const UNBIND: &str = "/sys/bus/pci/drivers/mmapdev/unbind";
 
 /// Returns how many BARs the driver has claimed.
 pub(crate) fn claimed() -> io::Result<usize> {
