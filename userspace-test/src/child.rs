@@ -3,6 +3,7 @@
 //! Child processes that report results, panics and faults faithfully.
 
 use crate::mapping;
+use crate::slowness;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{self, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
@@ -231,8 +232,8 @@ pub enum Touch {
 
 /// Touches the byte at an address in a child process and says how that ended: loads it, or stores 1.
 ///
-/// The child has this process's mappings. A touch that never ends is killed after ten seconds, and is
-/// an error.
+/// The child has this process's mappings. A touch that never ends is killed after ten seconds, or as much more as the
+/// machine is slow, and is an error.
 pub fn touch(address: usize, write: bool) -> io::Result<Touch> {
     let child = Child::run(|| {
         report_faults();
@@ -247,7 +248,7 @@ pub fn touch(address: usize, write: bool) -> io::Result<Touch> {
         }
         Vec::new()
     })?;
-    match child.wait(Some(Duration::from_secs(10)))? {
+    match child.wait(Some(slowness() * Duration::from_secs(10)))? {
         Outcome::Returned(bytes) if bytes.is_empty() => Ok(Touch::Done),
         Outcome::Returned(bytes) => {
             let (signal, address) = bytes.split_at(4);

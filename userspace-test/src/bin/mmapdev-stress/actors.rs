@@ -100,16 +100,16 @@ type Act = fn(&mut Actor<'_>) -> io::Result<()>;
 /// Each with how often it has to act in ten minutes at least, on the kernel that looks for mistakes: a quarter of what it does
 /// on two emulated CPUs that have other things to do as well.
 pub(crate) const ACTORS: [(&str, u64, Act); 11] = [
-    ("storer", 10, |actor| actor.store()),
-    ("storer through fresh mappings", 12, |actor| {
+    ("storer", 4, |actor| actor.store()),
+    ("storer through fresh mappings", 8, |actor| {
         actor.store_freshly()
     }),
-    ("caller", 20, |actor| actor.call()),
-    ("reader", 15, |actor| actor.read()),
+    ("caller", 15, |actor| actor.call()),
+    ("reader", 4, |actor| actor.read()),
     ("racing reader", 10, |actor| actor.race()),
-    ("puncher", 8, |actor| actor.punch()),
+    ("puncher", 5, |actor| actor.punch()),
     ("resizer", 3, |actor| actor.resize()),
-    ("remapper", 5, |actor| actor.remap()),
+    ("remapper", 3, |actor| actor.remap()),
     ("forker", 5, |actor| actor.fork()),
     ("direct I/O", 3, |actor| actor.direct()),
     ("pinner", 3, |actor| actor.pin()),

@@ -92,17 +92,17 @@ type Act = fn(&mut Actor<'_>) -> io::Result<()>;
 
 /// Each with how often it has to act in ten minutes at least, as in [`crate::actors::ACTORS`].
 pub(crate) const ACTORS: [(&str, u64, Act); 10] = [
-    ("storer", 100, |actor| actor.store()),
-    ("storer through fresh mappings", 30, |actor| {
+    ("storer", 50, |actor| actor.store()),
+    ("storer through fresh mappings", 10, |actor| {
         actor.store_freshly()
     }),
-    ("caller", 20, |actor| actor.call()),
-    ("reader", 30, |actor| actor.read()),
-    ("racing reader", 100, |actor| actor.race()),
-    ("remapper", 20, |actor| actor.remap()),
-    ("forker", 5, |actor| actor.fork()),
-    ("asker for what cannot be", 60, |actor| actor.ask()),
-    ("opener", 10, |actor| actor.open()),
+    ("caller", 10, |actor| actor.call()),
+    ("reader", 8, |actor| actor.read()),
+    ("racing reader", 8, |actor| actor.race()),
+    ("remapper", 4, |actor| actor.remap()),
+    ("forker", 4, |actor| actor.fork()),
+    ("asker for what cannot be", 20, |actor| actor.ask()),
+    ("opener", 6, |actor| actor.open()),
     ("unbinder", 3, |actor| actor.unbind()),
 ];
 

@@ -54,9 +54,9 @@ pub(crate) const ACTORS: [(&str, u64, Act); 8] = [
     ("cache dropper", 12, |actor| actor.drop_caches()),
     ("reclaimer", 10, |actor| actor.reclaim()),
     (MIGRATOR, 12, |actor| actor.migrate()),
-    ("soft offliner", 16, |actor| actor.offline()),
-    ("poisoner", 3, |actor| actor.poison()),
-    ("destroyer", 3, |actor| actor.destroy()),
+    ("soft offliner", 12, |actor| actor.offline()),
+    ("poisoner", 2, |actor| actor.poison()),
+    ("destroyer", 2, |actor| actor.destroy()),
     ("unloader", 500, |actor| actor.unload()),
 ];
 
