@@ -56,18 +56,10 @@ fi
 said() { echo "$BUILD/log/test-debug-$1.txt"; }
 in_background() {
     if [[ $1 == "${parts[0]}" ]]; then run_part "$@"; else run_part "$@" >"$(said "$1")" 2>&1; fi
-    touch "$(said "$1").ok"
 }
 mkdir -p "$BUILD/log"
 trap end_groups EXIT
-for part in "${parts[@]}"; do
-    rm -f "$(said "$part").ok"
-    beside in_background "$part" "$@"
-done
-wait || true
-failed=()
-for part in "${parts[@]}"; do
-    [[ $part == "${parts[0]}" ]] || cat "$(said "$part")"
-    [[ -e $(said "$part").ok ]] || failed+=("$part")
-done
+for part in "${parts[@]}"; do beside "$part" in_background "$part" "$@"; done
+await_all
+for part in "${parts[@]:1}"; do cat "$(said "$part")"; done
 ((${#failed[@]} == 0)) || die "red on the sanitizer kernel: ${failed[*]}"

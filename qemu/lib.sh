@@ -77,10 +77,21 @@ in_group() {
     set +m
 }
 
-# beside COMMAND...: the same, once fewer than two such are left: an emulated machine has one CPU busy for most of its time.
+# beside NAME COMMAND...: the same, once fewer than two such are left: an emulated machine has one CPU busy for most of its time.
 beside() {
     while (($(jobs -rp | wc -l) >= 2)); do wait -n || true; done
-    in_group "$@"
+    in_group "${@:2}"
+    beside_pids+=("$!") beside_names+=("$1")
+}
+beside_pids=() beside_names=()
+
+# Waits for all of those, and has in `failed` the names of the ones that failed.
+await_all() {
+    local at
+    failed=()
+    for at in "${!beside_pids[@]}"; do
+        wait "${beside_pids[at]}" || failed+=("${beside_names[at]}")
+    done
 }
 
 # Ends all that runs in the background, each with its group; for a trap at the script's end.

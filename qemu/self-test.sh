@@ -15,10 +15,8 @@ trap end_groups EXIT
 # says that sentence. Two guests run at a time.
 expect() {
     count=$((count + 1))
-    beside run_one "rig-$count" "$@"
+    beside "$1" run "rig-$count" "$1" "$2" "$3" "$QEMU_DIR/boot.sh" --name "rig-$count" "${@:4}"
 }
-
-run_one() { run "$1" "$2" "$3" "$4" "$QEMU_DIR/boot.sh" --name "$1" "${@:5}"; }
 
 # run NAME TITLE STATUS SENTENCE COMMAND...
 run() {
@@ -26,10 +24,10 @@ run() {
     shift 4
     "$@" >"$results/$name.log" 2>&1 </dev/null || status=$?
     if ((status == want)) && grep -qF "$sentence" "$results/$name.log"; then
-        touch "$results/$name.ok"
         echo "rig: $title ... ok"
     else
         echo "rig: $title ... FAILED (status $status, expected $want and \"$sentence\"; see $results/$name.log)"
+        return 1
     fi
 }
 
@@ -53,18 +51,17 @@ expect "a panic turns the run red" 111 "its kernel panicked" "${words[@]}"
 expect "a guest that ends without a verdict turns the run red" 112 "ended without a verdict" poweroff -f
 expect "a kernel that never boots turns the run red" 114 "never printed anything" \
     --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
-wait || true
+await_all
 # Those of two guests are two already.
+alone() { run "$@" || failed+=("$2"); }
 # shellcheck disable=SC2016 # expanded in the guests
-run vms-1 "a failing guest of two turns the run red" 3 "1: the second" \
+alone vms-1 "a failing guest of two turns the run red" 3 "1: the second" \
     "$QEMU_DIR/vms.sh" run -- sh -c '[ SIDE = 0 ] || { echo "the second"; exit 3; }'
-run vms-2 "a panic of one guest ends the other" 111 "1: error: guest \"vms-1\": its kernel panicked" \
+alone vms-2 "a panic of one guest ends the other" 111 "1: error: guest \"vms-1\": its kernel panicked" \
     "$QEMU_DIR/vms.sh" run -- sh -c '[ SIDE = 1 ] || sleep 600; echo c >/proc/sysrq-trigger'
-run names "a name that no test has turns the run red" 1 'no test has "no_such_test" in its name' \
+alone names "a name that no test has turns the run red" 1 'no test has "no_such_test" in its name' \
     "$QEMU_DIR/test.sh" no_such_test
 count=$((count + 3))
 
-shopt -s nullglob
-passed=("$results"/*.ok)
-echo "${#passed[@]} passed, $((count - ${#passed[@]})) failed"
-((${#passed[@]} == count))
+echo "$((count - ${#failed[@]})) passed, ${#failed[@]} failed"
+((${#failed[@]} == 0))
