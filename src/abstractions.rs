@@ -21,6 +21,7 @@
 //! | [`vm_pfn`] | the same for mappings of device memory, which has no pages |
 //! | [`device_memory`] | memory of a device, mapped and copied until it is revoked |
 //! | [`device_span`] | arithmetic on such memory |
+//! | [`bar_registers`] | what the registers of a PCI device say of such memory |
 //! | [`pci_device`] | claims on BARs and the power of a PCI device |
 //! | [`pci_interrupts`] | the interrupts of a PCI device, and their handler |
 //! | [`file_operations`] | `struct file_operations` with everything that a mappable file needs |
@@ -38,6 +39,7 @@
 //! | [`iov`], [`sched`] | one function each that the kernel crate has no wrapper for |
 //! | [`capability`] | what the calling task may do |
 
+mod bar_registers;
 pub(crate) mod capability;
 pub(crate) mod debugfs;
 pub(crate) mod device_memory;

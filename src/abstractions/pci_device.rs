@@ -8,7 +8,8 @@
 //!
 //! The `kernel` crate's `pci::Bar` claims a BAR and maps it for the kernel, uncached, in one.
 
-use super::device_span::{self, Kind, Noted, Span};
+use super::bar_registers::{self, Kind, Noted};
+use super::device_span::Span;
 use super::helpers;
 use kernel::bindings;
 use kernel::device::{Bound, Core};
@@ -85,8 +86,8 @@ impl Bar {
         if index >= BARS {
             return Err(EINVAL);
         }
-        let kind = match device_span::kind(index as usize, &noted, &registers) {
-            Kind::Silent => device_span::of_register(kept_in(device, index)?),
+        let kind = match bar_registers::kind(index as usize, &noted, &registers) {
+            Kind::Silent => bar_registers::of_register(kept_in(device, index)?),
             kind => kind,
         };
         Ok(match kind {

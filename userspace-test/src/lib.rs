@@ -82,6 +82,10 @@ mod abi_matches_header;
 // What the module computes without a kernel is tested here, on any host.
 #[cfg(test)]
 #[allow(dead_code)]
+#[path = "../../src/abstractions/bar_registers.rs"]
+mod bar_registers;
+#[cfg(test)]
+#[allow(dead_code)]
 #[path = "../../src/abstractions/device_span.rs"]
 mod device_span;
 #[cfg(test)]
