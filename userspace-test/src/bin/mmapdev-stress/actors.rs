@@ -8,8 +8,8 @@ use crate::kinds::{Kind, Stored};
 use crate::model::{Content, Locked, Model, WORDS};
 use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::fixed_buffer::FixedBuffer;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
-use mmapdev_userspace::ring::Ring;
 use mmapdev_userspace::slowness;
 use mmapdev_userspace::{HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::{self, MemfdFlags, Mode, OFlags};
@@ -953,7 +953,7 @@ impl<'a> Actor<'a> {
             return Ok(());
         };
         let len = pages.len() * PAGE;
-        let mut ring = Ring::with_buffer(&self.scene.mapping, first * PAGE, len)?;
+        let mut ring = FixedBuffer::new(&self.scene.mapping, first * PAGE, len)?;
         let full = |count: io::Result<usize>, what: &str| {
             let is_full = count.as_ref().is_ok_and(|&count| count == len);
             ensure(is_full, || {

@@ -13,10 +13,10 @@ use crate::model::{Content, Locked, Model, WORDS};
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::fixed_buffer::FixedBuffer;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::pci::{self, PciDevice};
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::ring::Ring;
 use mmapdev_userspace::{slowness, HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{self, MemfdFlags, Mode, OFlags};
 use rustix::io::{pread, pwrite, pwritev, Errno};
@@ -817,7 +817,7 @@ impl<'a> Actor<'a> {
                 })
             }
             10 => life.refuses("a fixed buffer", Errno::FAULT, &[], || {
-                Ring::with_buffer(&life.mapping, at, PAGE)
+                FixedBuffer::new(&life.mapping, at, PAGE)
             }),
             _ => {
                 let path = format!("/mnt/disk/stress-{}", self.draws.actor());

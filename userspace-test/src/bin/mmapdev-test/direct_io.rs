@@ -5,9 +5,9 @@
 
 use crate::{assert_errno, Test};
 use mmapdev_userspace::device::{self, Device};
+use mmapdev_userspace::fixed_buffer::FixedBuffer;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::ring::Ring;
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::{pread, pwrite, Errno};
@@ -117,7 +117,7 @@ pub(crate) const TESTS: &[Test] = &[
             0,
         )?;
         assert_errno(
-            Ring::with_buffer(&mapping, 0, MIB).map(drop),
+            FixedBuffer::new(&mapping, 0, MIB).map(drop),
             Errno::FAULT,
             "read-only",
         );
@@ -140,14 +140,14 @@ pub(crate) const TESTS: &[Test] = &[
     Test::with("a_fixed_buffer_outlives_its_device", HUGE, || {
         let device = Device::open()?;
         let mapping = Mapping::shared(&device, SIZE)?;
-        let mut ring = Ring::with_buffer(&mapping, 0, MIB)?;
+        let mut buffer = FixedBuffer::new(&mapping, 0, MIB)?;
         mapping.write(0, &pattern(0, PAGE));
         device.destroy()?;
         let file = direct_file(DISK)?;
-        assert_eq!(ring.write(&file, 0, 0, PAGE)?, PAGE);
+        assert_eq!(buffer.write(&file, 0, 0, PAGE)?, PAGE);
         assert!(
             content(&file, PAGE)? == pattern(0, PAGE),
-            "the pages are the ring's"
+            "the pages are the fixed buffer's"
         );
         Ok(())
     }),
@@ -261,16 +261,16 @@ fn fixed() -> io::Result<()> {
     let device = Device::open()?;
     let mapping = Mapping::shared(&device, SIZE)?;
     let (start, len) = (PAGE, 3 * MIB);
-    let mut ring = Ring::with_buffer(&mapping, start, len)?;
+    let mut buffer = FixedBuffer::new(&mapping, start, len)?;
     for folder in [DISK, TMPFS] {
         let file = filled_file(folder, SIZE)?;
-        assert_eq!(ring.read(&file, MIB as u64, 0, len)?, len);
+        assert_eq!(buffer.read(&file, MIB as u64, 0, len)?, len);
         assert!(
             mapping.read(start, len) == pattern(MIB, len),
             "read from {folder}"
         );
         mapping.write(start, b"a store between");
-        assert_eq!(ring.write(&file, 0, 0, PAGE)?, PAGE);
+        assert_eq!(buffer.write(&file, 0, 0, PAGE)?, PAGE);
         assert_eq!(
             &content(&file, 15)?,
             b"a store between",
@@ -287,9 +287,9 @@ fn outlive() -> io::Result<()> {
     let device = Device::open()?;
     let file = filled_file(DISK, SIZE)?;
     let mapping = Mapping::shared(&device, SIZE)?;
-    let mut ring = Ring::with_buffer(&mapping, MIB, MIB)?;
+    let mut buffer = FixedBuffer::new(&mapping, MIB, MIB)?;
     drop(mapping);
-    assert_eq!(ring.read(&file, 0, 0, MIB)?, MIB);
+    assert_eq!(buffer.read(&file, 0, 0, MIB)?, MIB);
     let mut bytes = vec![0; MIB];
     assert_eq!(pread(&device, &mut bytes, MIB as u64)?, MIB);
     assert!(bytes == pattern(0, MIB), "the device's pages were filled");
@@ -302,14 +302,14 @@ fn punched(unit: usize) -> io::Result<()> {
     let file = filled_file(DISK, SIZE)?;
     let mapping = Mapping::shared(&device, SIZE)?;
     mapping.touch_write(0, SIZE, 9);
-    let mut ring = Ring::with_buffer(&mapping, 0, unit)?;
+    let mut buffer = FixedBuffer::new(&mapping, 0, unit)?;
     let frame = device.frame(0)?.frame;
     device.punch(0, unit as u64)?;
     assert_eq!(mapping.load(0), 0, "fresh zeros");
     assert_ne!(device.frame(0)?.frame, frame, "in another page");
-    assert_eq!(ring.write(&file, 0, 0, PAGE)?, PAGE);
+    assert_eq!(buffer.write(&file, 0, 0, PAGE)?, PAGE);
     assert_eq!(content(&file, 1)?, [9], "the pinned page is as it was");
-    assert_eq!(ring.read(&file, MIB as u64, 0, PAGE)?, PAGE);
+    assert_eq!(buffer.read(&file, MIB as u64, 0, PAGE)?, PAGE);
     assert_eq!(
         mapping.load(0),
         0,
@@ -325,19 +325,19 @@ fn beside() -> io::Result<()> {
     let mapping = Mapping::shared(&device, SIZE)?;
     let mut model = pattern(0, HUGE_PAGE);
     mapping.write(0, &model);
-    let mut ring = Ring::with_buffer(&mapping, 3 * PAGE, PAGE)?;
+    let mut buffer = FixedBuffer::new(&mapping, 3 * PAGE, PAGE)?;
     for place in [10 * PAGE, 0, HUGE_PAGE - PAGE] {
         device.punch(place as u64, PAGE as u64)?;
         model[place..place + PAGE].fill(0);
         assert!(mapping.read(0, HUGE_PAGE) == model, "punched at {place}");
     }
-    assert_eq!(ring.read(&file, MIB as u64, 0, PAGE)?, PAGE);
+    assert_eq!(buffer.read(&file, MIB as u64, 0, PAGE)?, PAGE);
     model[3 * PAGE..4 * PAGE].copy_from_slice(&pattern(MIB, PAGE));
     let mut bytes = vec![0; HUGE_PAGE];
     assert_eq!(pread(&device, &mut bytes, 0)?, HUGE_PAGE);
     assert!(bytes == model, "the pinned page is the device's as before");
     // Without the pin it is split, and memory comes back.
-    drop(ring);
+    drop(buffer);
     device.punch(10 * PAGE as u64, PAGE as u64)?;
     assert!(mapping.read(0, HUGE_PAGE) == model);
     Ok(())
@@ -349,7 +349,7 @@ fn shrunk() -> io::Result<()> {
     let mapping = Mapping::shared(&device, SIZE)?;
     let bytes = pattern(0, SIZE);
     mapping.write(0, &bytes);
-    let ring = Ring::with_buffer(&mapping, HUGE_PAGE + 2 * PAGE, PAGE)?;
+    let buffer = FixedBuffer::new(&mapping, HUGE_PAGE + 2 * PAGE, PAGE)?;
     let end = HUGE_PAGE + 8 * PAGE;
     device.resize(end as u64)?;
     assert_eq!(device.size()?, end);
@@ -367,7 +367,7 @@ fn shrunk() -> io::Result<()> {
     assert!(seen[..end] == bytes[..end], "what was before the end");
     assert!(seen[end..].iter().all(|&byte| byte == 0), "what has come");
     device.resize(end as u64)?;
-    drop(ring);
+    drop(buffer);
     // Once the kernel has let go of it, it is split, which must not take what is beyond the end for something to
     // be written back.
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -8,10 +8,10 @@ use mmapdev_userspace::cgroup::Cgroup;
 use mmapdev_userspace::child::{self, Child, Outcome};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::fixed_buffer::FixedBuffer;
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::ring::Ring;
 use mmapdev_userspace::{abi, memory, pagemap, slowness, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::event::{eventfd, EventfdFlags};
 use rustix::fs::{fsync, OFlags};
@@ -124,7 +124,7 @@ pub(crate) const TESTS: &[Test] = &[
             assert_errno(lock(LIMIT + PAGE), Errno::NOMEM, "locking");
             lock(LIMIT)?;
             mapping.unlock(0, LIMIT)?;
-            let pin = |len| Ring::with_buffer(&mapping, 0, len).map(drop);
+            let pin = |len| FixedBuffer::new(&mapping, 0, len).map(drop);
             assert_errno(pin(LIMIT + PAGE), Errno::NOMEM, "pinning");
             Ok(())
         },

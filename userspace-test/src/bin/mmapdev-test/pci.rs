@@ -9,12 +9,12 @@ use crate::{assert_errno, Test};
 use mmapdev_userspace::child::{self, Child, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::fixed_buffer::FixedBuffer;
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::monitor::Monitor;
 use mmapdev_userspace::pci::{self, PciDevice};
-use mmapdev_userspace::ring::Ring;
 use mmapdev_userspace::{abi, pagemap, slowness, smaps, HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags, Mode, OFlags};
 use rustix::io::{pread, pwrite, Errno};
@@ -457,7 +457,7 @@ pub(crate) const TESTS: &[Test] = &[
         let written = mapping.pwrite_to(&file, 0, 0, PAGE);
         fs::remove_file("/mnt/disk/pci-direct")?;
         assert_errno(written, Errno::FAULT, "direct I/O");
-        let fixed = Ring::with_buffer(&mapping, 0, PAGE).map(drop);
+        let fixed = FixedBuffer::new(&mapping, 0, PAGE).map(drop);
         assert_errno(fixed, Errno::FAULT, "a fixed buffer");
         Ok(())
     }),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An io_uring with a part of a mapping as its fixed buffer: pages that the kernel has pinned for as long as
+//! A part of a mapping as the fixed buffer of an io_uring: pages that the kernel has pinned for as long as
 //! the ring is there.
 
 use crate::mapping::Mapping;
@@ -8,17 +8,17 @@ use io_uring::{opcode, squeue, types, IoUring};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// The ring, which does one thing at a time.
-pub struct Ring {
+/// The buffer, with a ring of its own that does one thing at a time.
+pub struct FixedBuffer {
     ring: IoUring,
     /// Where the buffer was when it was registered. It may have been unmapped since: the kernel has the pages.
     address: usize,
     len: usize,
 }
 
-impl Ring {
-    /// Makes a ring whose buffer is `len` bytes of a mapping from `offset` on.
-    pub fn with_buffer(mapping: &Mapping, offset: usize, len: usize) -> io::Result<Self> {
+impl FixedBuffer {
+    /// Makes one of `len` bytes of a mapping from `offset` on.
+    pub fn new(mapping: &Mapping, offset: usize, len: usize) -> io::Result<Self> {
         assert!(offset + len <= mapping.len());
         let ring = IoUring::new(4)?;
         let address = mapping.address(offset);
