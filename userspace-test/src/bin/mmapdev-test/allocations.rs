@@ -15,6 +15,7 @@ use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::fail_nth::{FailCache, FailDisk, FailNth, FailWorkers};
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
+use mmapdev_userspace::pci::PciDevice;
 use mmapdev_userspace::{abi, memory, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::event::{epoll, eventfd, poll, EventfdFlags, PollFd, PollFlags};
 use rustix::fs::{fsync, memfd_create, seek, sendfile, MemfdFlags, OFlags, SeekFrom};
@@ -28,7 +29,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -1408,78 +1409,104 @@ fn syncing_bar() -> io::Result<()> {
 
 /// A device that could not be bound has no node and claims nothing, and the next attempt binds it.
 fn binding_bar() -> io::Result<()> {
-    // As for opening, which is a part of looking whether it works.
-    const KEPT_BY_KERNEL: u64 = 256 * KIB as u64;
-    let device = pci::shared();
-    let nodes = [0, pci::MEMORY].map(|bar| control::node(&device.name_of(bar)));
-    let bind = File::options().write(true).open(pci::BIND)?;
-    let address = device.address().as_bytes();
-    let bound = pci::claimed()?;
-    device.unbind()?;
-    let unbound = pci::claimed()?;
-    // Enabled already, so that ACPI routes no interrupt then: what that allocates is not what this is about.
-    device.write("enable", "1")?;
+    let rebound = Rebound::new(pci::BIND)?;
     each_keeping(
-        KEPT_BY_KERNEL,
+        Rebound::KEPT_BY_KERNEL,
         "binding",
         // `pci_request_region()` has one word for all that goes wrong.
         &Fails::Among(&[Errno::NOMEM, Errno::BUSY, Errno::FAULT]),
         || Ok(()),
-        |()| Ok(rustix::io::write(&bind, address)?),
+        |()| rebound.ask(),
         |(), result, _| {
             if result.is_err() {
-                assert!(!device.is_bound());
-                assert!(nodes.iter().all(|node| !node.exists()));
-                assert_eq!(pci::claimed()?, unbound);
-                device.bind()?;
+                rebound.check_unbound()?;
+                rebound.device.bind()?;
             }
-            assert_eq!(pci::claimed()?, bound);
-            let memory = pci::open_memory()?;
-            bar_works(&memory)?;
-            drop(memory);
-            device.unbind()
+            rebound.check_bound()?;
+            rebound.device.unbind()
         },
     )?;
-    device.write("enable", "0")?;
-    device.bind()
+    rebound.end()
 }
 
 /// A device that could not be unbound works, and can be; one that is has no node and claims nothing.
 fn unbinding_bar() -> io::Result<()> {
-    // As for binding.
-    const KEPT_BY_KERNEL: u64 = 256 * KIB as u64;
-    let device = pci::shared();
-    let nodes = [0, pci::MEMORY].map(|bar| control::node(&device.name_of(bar)));
-    let unbind = File::options().write(true).open(pci::UNBIND)?;
-    let address = device.address().as_bytes();
-    let bound = pci::claimed()?;
-    device.unbind()?;
-    let unbound = pci::claimed()?;
-    device.write("enable", "1")?;
-    device.bind()?;
+    let rebound = Rebound::new(pci::UNBIND)?;
+    rebound.device.bind()?;
     each_keeping(
-        KEPT_BY_KERNEL,
+        Rebound::KEPT_BY_KERNEL,
         "unbinding",
         &Fails::Among(&[Errno::NOMEM, Errno::FAULT]),
         || Ok(()),
-        |()| Ok(rustix::io::write(&unbind, address)?),
+        |()| rebound.ask(),
         |(), result, _| {
             if result.is_err() {
-                assert!(device.is_bound());
-                bar_works(&pci::open_memory()?)?;
-                assert_eq!(pci::claimed()?, bound);
-                device.unbind()?;
+                rebound.check_bound()?;
+                rebound.device.unbind()?;
             }
-            assert!(!device.is_bound());
-            assert!(nodes.iter().all(|node| !node.exists()));
-            assert_eq!(pci::claimed()?, unbound);
-            device.bind()?;
-            bar_works(&pci::open_memory()?)
+            rebound.check_unbound()?;
+            rebound.device.bind()?;
+            rebound.check_bound()
         },
     )?;
-    device.unbind()?;
-    device.write("enable", "0")?;
-    device.bind()
+    rebound.device.unbind()?;
+    rebound.end()
+}
+
+/// A PCI device that is bound and unbound again and again, and is not bound yet.
+///
+/// It is enabled all the time, so that ACPI routes no interrupt when it is bound: what that allocates is not what this is
+/// about.
+struct Rebound {
+    device: PciDevice,
+    nodes: [PathBuf; 2],
+    /// The file of sysfs to ask for the one or the other.
+    request: File,
+    /// How many pieces of memory are claimed while it is bound, and while it is not.
+    claimed: (usize, usize),
+}
+
+impl Rebound {
+    /// As for opening, which is a part of looking whether it works.
+    const KEPT_BY_KERNEL: u64 = 256 * KIB as u64;
+
+    fn new(request: &str) -> io::Result<Self> {
+        let device = pci::shared();
+        let bound = pci::claimed()?;
+        device.unbind()?;
+        let unbound = pci::claimed()?;
+        device.write("enable", "1")?;
+        Ok(Self {
+            nodes: [0, pci::MEMORY].map(|bar| control::node(&device.name_of(bar))),
+            request: File::options().write(true).open(request)?,
+            claimed: (bound, unbound),
+            device,
+        })
+    }
+
+    fn ask(&self) -> io::Result<usize> {
+        let address = self.device.address().as_bytes();
+        Ok(rustix::io::write(&self.request, address)?)
+    }
+
+    fn check_bound(&self) -> io::Result<()> {
+        assert!(self.device.is_bound());
+        assert_eq!(pci::claimed()?, self.claimed.0);
+        bar_works(&pci::open_memory()?)
+    }
+
+    fn check_unbound(&self) -> io::Result<()> {
+        assert!(!self.device.is_bound());
+        assert!(self.nodes.iter().all(|node| !node.exists()));
+        assert_eq!(pci::claimed()?, self.claimed.1);
+        Ok(())
+    }
+
+    /// Leaves the device, which is not bound, as all others find it.
+    fn end(self) -> io::Result<()> {
+        self.device.write("enable", "0")?;
+        self.device.bind()
+    }
 }
 
 /// Checks that a BAR works by both ways.
