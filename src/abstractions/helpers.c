@@ -26,6 +26,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/security.h>
+#include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/wait.h>
@@ -677,6 +678,14 @@ void abstractions_helper_published_lock(void)
 void abstractions_helper_published_unlock(void)
 {
 	mutex_unlock(&abstractions_published);
+}
+
+/* user_struct.rs */
+
+int abstractions_helper_copy_struct_from_user(void *to, size_t known, const void __user *from,
+					      size_t size)
+{
+	return copy_struct_from_user(to, known, from, size);
 }
 
 /* file_operations.rs */

@@ -239,6 +239,14 @@ extern "C" {
     pub(super) fn abstractions_helper_published_lock();
     pub(super) fn abstractions_helper_published_unlock();
 
+    // user_struct.rs
+    pub(super) fn abstractions_helper_copy_struct_from_user(
+        to: *mut c_void,
+        known: usize,
+        from: *const c_void,
+        size: usize,
+    ) -> c_int;
+
     // file_operations.rs
     pub(super) fn abstractions_helper_file_set_mapping(
         file: *mut bindings::file,

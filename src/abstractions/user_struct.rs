@@ -6,6 +6,8 @@
 //! The first four bytes of a structure are its size as the caller knows it; see also
 //! <https://docs.kernel.org/process/adding-syscalls.html#designing-the-api-planning-for-extension>.
 
+use super::helpers;
+use kernel::error::to_result;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
@@ -42,18 +44,18 @@ impl<T: FromBytes + IntoBytes> UserStruct<T> {
             return Err(E2BIG);
         }
 
-        let mut reader = UserSlice::new(user, user_size).reader();
         let mut value = T::new_zeroed();
-        let known = user_size.min(size_of::<T>());
-        reader.read_slice(&mut value.as_mut_bytes()[..known])?;
-        while !reader.is_empty() {
-            let mut unknown = [0u8; 64];
-            let len = reader.len().min(unknown.len());
-            reader.read_slice(&mut unknown[..len])?;
-            if unknown.iter().any(|&byte| byte != 0) {
-                return Err(E2BIG);
-            }
-        }
+        let to = &raw mut value;
+        // SAFETY: There are as many bytes as `T` has, any of which make one by `FromBytes`, and the function itself
+        // looks whether the other pointer is one of user memory.
+        to_result(unsafe {
+            helpers::abstractions_helper_copy_struct_from_user(
+                to.cast(),
+                size_of::<T>(),
+                user.as_const_ptr(),
+                user_size,
+            )
+        })?;
         // The program may have written another size meanwhile: what counts is what was checked.
         Ok(Self {
             value,
