@@ -19,11 +19,9 @@
 //! to kernel memory. It is held exclusively to open, to close and to revoke.
 
 use super::device_span::{Piece, Span, Width};
-use super::folio::LockedFolio;
 use super::helpers;
 use super::page_cache::{
-    AddressSpace, AddressSpaceOperations, InvalidateGuard, InvalidateSharedGuard, PageCache, Wait,
-    WriteGuard,
+    AddressSpace, InvalidateGuard, InvalidateSharedGuard, PageCache, Unwritten, Wait, WriteGuard,
 };
 use super::pci_device::{as_raw, Awake, ClaimedBar};
 use super::pseudo_fs::PseudoMount;
@@ -75,8 +73,9 @@ pub(crate) struct DeviceMemory {
     device: ARef<pci::Device>,
     span: Span,
     state: UnsafeCell<State>,
+    /// It never has a page: it is there for who maps the memory to be found by, and for its lock.
     #[pin]
-    cache: PageCache<NoPages>,
+    cache: PageCache<Unwritten>,
 }
 
 // SAFETY: What is in it may be used and dropped on any thread.
@@ -173,7 +172,7 @@ impl DeviceMemory {
                     window: None,
                     claim,
                 }),
-                cache <- PageCache::new_in_memory(mount, span.len(), false, NoPages),
+                cache <- PageCache::new_in_memory(mount, span.len(), false, Unwritten),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -464,20 +463,6 @@ fn one_access(offset: u64, len: usize, piece: Piece) -> Option<Width> {
     match piece {
         Piece::Whole => Width::of(offset, len),
         Piece::Part => None,
-    }
-}
-
-/// The address space of memory that is no pages: it is there for who maps it to be found by, and for its lock.
-struct NoPages;
-
-impl AddressSpaceOperations for NoPages {
-    fn write_begin(
-        _cache: &PageCache<Self>,
-        _index: usize,
-        _len: usize,
-        _wait: Wait,
-    ) -> Result<LockedFolio> {
-        Err(EIO)
     }
 }
 

@@ -554,6 +554,20 @@ pub(crate) trait AddressSpaceOperations: Sized + Send + Sync + 'static {
     ) -> Result<LockedFolio>;
 }
 
+/// What an address space does that no call writes to: the one who has it brings in all pages, or there are none.
+pub(super) struct Unwritten;
+
+impl AddressSpaceOperations for Unwritten {
+    fn write_begin(
+        _cache: &PageCache<Self>,
+        _index: usize,
+        _len: usize,
+        _wait: Wait,
+    ) -> Result<LockedFolio> {
+        Err(EIO)
+    }
+}
+
 /// An inode without a path that keeps pages in memory for a device.
 ///
 /// It is the one owner of the inode: the pages go when it is dropped. Nobody else keeps a reference to
@@ -781,20 +795,6 @@ mod tests {
     use super::*;
 
     static FILE_SYSTEM: PseudoFsType = PseudoFsType::new(c"kunit_page_cache", 0x6b75_6e69);
-
-    /// Nobody writes here.
-    struct Unwritten;
-
-    impl AddressSpaceOperations for Unwritten {
-        fn write_begin(
-            _cache: &PageCache<Self>,
-            _index: usize,
-            _len: usize,
-            _wait: Wait,
-        ) -> Result<LockedFolio> {
-            Err(EIO)
-        }
-    }
 
     const PAGES: usize = 64;
 

@@ -680,27 +680,13 @@ const PMD_TABLE_SIZE: usize = PMD_SIZE * bindings::PTRS_PER_PMD as usize;
 
 #[kunit_tests(abstractions_vm_fault)]
 mod tests {
-    use super::super::page_cache::{AddressSpaceOperations, PageCache, Wait};
+    use super::super::page_cache::{PageCache, Unwritten};
     use super::super::pseudo_fs::{PseudoFsType, PseudoMount};
     use super::*;
     use core::mem::MaybeUninit;
     use kernel::sync::Arc;
 
     static FILE_SYSTEM: PseudoFsType = PseudoFsType::new(c"kunit_vm_fault", 0x6b75_6e69);
-
-    /// Nobody writes here.
-    struct Unwritten;
-
-    impl AddressSpaceOperations for Unwritten {
-        fn write_begin(
-            _cache: &PageCache<Self>,
-            _index: usize,
-            _len: usize,
-            _wait: Wait,
-        ) -> Result<LockedFolio> {
-            Err(EIO)
-        }
-    }
 
     /// What a fault looks at, all zeros but for what a test sets.
     struct Scene {
