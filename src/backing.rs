@@ -7,20 +7,18 @@ pub(crate) mod file;
 pub(crate) mod memory;
 
 use crate::abstractions::file_operations::SyncRange;
-use crate::abstractions::page_cache::{AddressSpace, WriteGuard};
+use crate::abstractions::page_cache::{AddressSpace, Wait, WriteGuard};
 use crate::abstractions::stored_file::StoredFile;
-use crate::abstractions::vm_area_desc::VmAreaDesc;
 use crate::abstractions::work_queue::WorkQueue;
-use crate::device::Device;
-use crate::file::OpenDevice;
+use crate::extent::bytes_before;
 use crate::parameters::Huge;
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
-use kernel::sync::Arc;
+use kernel::types::ForeignOwnable;
 
-/// What keeps the bytes of a device.
+/// What keeps the bytes of a device. What a mapping of them does is in [`crate::mapping`].
 ///
 /// The page cache is the store where there are pages: what differs is how a page gets there, and what becomes
 /// of it. Memory of a device has none, and has an address space for who maps it to be found by.
@@ -49,32 +47,32 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
         false
     }
 
-    /// Sets what a mapping does when it is touched. Fails where it cannot be as it is asked for.
-    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result;
-
     /// Copies bytes out from the position on, which moves; fewer than asked for where the device ends, or where something
-    /// has come in between after the first.
-    fn read(
-        device: &Device<Self>,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    /// has come in between after the first. `size` is what the device has at that moment.
+    fn read<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterDest<'_>,
+        size: impl Fn() -> u64,
     ) -> Result<usize>;
 
-    /// Copies bytes in from `start` on, the position, which moves; at least one, and fewer than there are where the device ends or
-    /// where something has come in between after the first. There is at least one to be written.
+    /// Copies bytes in from the position on, which moves; at least one, and fewer than there are where the device ends or
+    /// where something has come in between after the first. There is at least one to be written. `size` is what the
+    /// device has once it is locked for writing, and fails where it has ended.
     ///
     /// Fails with `ENOSPC` at the end.
-    fn write(
-        device: &Device<Self>,
-        start: u64,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn write<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterSource<'_>,
+        size: impl FnOnce() -> Result<u64>,
     ) -> Result<usize>;
 
     /// Makes sure of what was written, where the file or the call asks for it (`O_SYNC`, `RWF_DSYNC`), and returns how many
     /// bytes were.
-    fn finish_write(
-        _kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn finish_write<T: ForeignOwnable>(
+        &self,
+        _kiocb: &mut Kiocb<'_, T>,
         written: usize,
     ) -> Result<usize> {
         Ok(written)
@@ -145,4 +143,22 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
 
     /// Returns the bytes of the largest folio that may come.
     fn largest_folio(&self) -> usize;
+}
+
+/// Copies bytes into a page cache until they or the device are at their end; see [`Backing::write`].
+// What is traced of it is then at hand.
+#[inline(always)]
+fn copy_in<T: ForeignOwnable>(
+    pages: &AddressSpace,
+    kiocb: &mut Kiocb<'_, T>,
+    iov: &mut IovIterSource<'_>,
+    wait: Wait,
+    size: impl FnOnce() -> Result<u64>,
+) -> Result<usize> {
+    let start = u64::try_from(kiocb.ki_pos())?;
+    let guard = pages.lock_for_writing(wait)?;
+    match bytes_before(start, iov.len(), size()?) {
+        0 => Err(ENOSPC),
+        room => guard.write(kiocb, iov, room),
+    }
 }

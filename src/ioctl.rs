@@ -10,7 +10,7 @@ use crate::abstractions::file_operations::is_open_for_writing;
 use crate::abstractions::user_struct::UserStruct;
 use crate::backing::Backing;
 use crate::device::AnyDevice;
-use crate::file::OpenDevice;
+use crate::open_device::OpenDevice;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::uaccess::UserPtr;

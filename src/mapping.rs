@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a mapping of a device does when it is touched.
+//! What a mapping of a device does when it is made and when it is touched.
 //!
 //! The call `mmap()` has only set addresses aside. The first touch of a page comes here: the page is
 //! found in the page cache or brought in there, and the kernel puts it into the page table, so that the
@@ -8,9 +8,10 @@
 
 use crate::abstractions::device_span::Piece;
 use crate::abstractions::page_cache::Wait;
+use crate::abstractions::vm_area_desc::VmAreaDesc;
 use crate::abstractions::vm_fault::{
     Failure, FaultOutcome, FirstWrite, HugeFault, HugeFaultOutcome, Installed, PageAround,
-    PageFault, VmFault, PMD_ORDER,
+    PageFault, VmFault, PMD_ORDER, PMD_SIZE,
 };
 use crate::abstractions::vm_operations::VmOperations;
 use crate::abstractions::vm_pfn::{PfnFault, PfnOperations, Transfer};
@@ -20,7 +21,7 @@ use crate::backing::memory::Memory;
 use crate::backing::Backing;
 use crate::counters::Event;
 use crate::device::Device;
-use crate::file::OpenDevice;
+use crate::open_device::OpenDevice;
 use crate::trace;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -33,6 +34,38 @@ const NEIGHBOURS_ORDER: u32 = 6;
 /// How many neighbours of a huge page are mapped with it, as an order: 8 huge pages, 16 MiB of the file. Each
 /// costs a third of what a fault of its own does.
 const HUGE_NEIGHBOURS_ORDER: u32 = 3;
+
+/// A backing of devices that can be mapped.
+pub(crate) trait MappedBacking: Backing {
+    /// Sets what a mapping does when it is touched. Fails where it cannot be as it is asked for.
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result;
+}
+
+impl MappedBacking for Memory {
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
+        if self.largest_folio() < PMD_SIZE {
+            desc.set_operations::<SmallMapping>();
+        } else {
+            desc.set_operations::<Mapping>();
+        }
+        Ok(())
+    }
+}
+
+impl MappedBacking for FileBacking {
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
+        desc.set_operations::<StoredMapping>();
+        Ok(())
+    }
+}
+
+impl MappedBacking for BarBacking {
+    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
+        self.check_may_be_changed()?;
+        let access = self.memory().access(Wait::Allowed)?;
+        desc.shared()?.map_device_memory::<BarMapping>(&access)
+    }
+}
 
 /// The operations of a mapping of a device of memory that may have whole huge pages.
 pub(crate) struct Mapping;

@@ -5,8 +5,10 @@
 //! Data flows one way:
 //!
 //! ```text
-//! control, pci, ioctl ─▶ registry ─▶ device, file, mapping ─▶ backing ─▶ abstractions ─▶ kernel crate, bindings, C
+//! control, pci ─▶ registry ─▶ file, ioctl, mapping ─▶ open_device ─▶ device ─▶ backing ─▶ abstractions ─▶ kernel crate, bindings, C
 //! ```
+//!
+//! An open device knows the registry as well, as it can be asked to destroy its device.
 //!
 //! All `unsafe` code is in [`abstractions`].
 
@@ -29,6 +31,7 @@ mod file;
 mod ioctl;
 mod mapping;
 mod name;
+mod open_device;
 mod parameters;
 #[cfg(CONFIG_PCI)]
 mod pci;

@@ -19,12 +19,12 @@ use crate::abstractions::stored_file::{QueueUser, StoredFile};
 use crate::backing::bar::BarBacking;
 use crate::backing::file::FileBacking;
 use crate::backing::memory::Memory;
-use crate::backing::Backing;
 use crate::budget::{Budget, Reservation};
 use crate::counters::Counters;
 use crate::device::{AnyDevice, Device};
-use crate::file::{self, OpenDevice};
+use crate::mapping::MappedBacking;
 use crate::name::Name;
+use crate::open_device::{self, OpenDevice};
 use crate::parameters::Huge;
 use crate::trace;
 use kernel::new_mutex;
@@ -231,7 +231,7 @@ impl Registry {
     }
 
     /// Makes the node of a device, after everything else that it needs.
-    fn publish<B: Backing>(
+    fn publish<B: MappedBacking>(
         self: &Arc<Self>,
         device: Arc<Device<B>>,
         counters: Arc<Counters>,
@@ -241,7 +241,7 @@ impl Registry {
         let name = device.name();
         let node = CString::try_from_fmt(fmt!("mmapdev{}{}", name.separator(), name.as_str()))?;
         let debug_file = self.debug_folder.file(&node, counters);
-        let data = file::Node {
+        let data = open_device::Node {
             device: device.clone(),
             registry: self.clone(),
         };

@@ -14,9 +14,9 @@
 //! As in [`super::page_cache`] and [`super::file_size`], where who has pages written holds `Source::writing` outside
 //! of the folios' locks; and after a folio's lock or write-back what [`super::stored_file`] says.
 
-use super::file_size::Changing;
+use super::file_size::{self, Changing};
 use super::folio::Folio;
-use super::page_cache::{may_wait, AddressSpace, Wait};
+use super::page_cache::{may_wait, page_of, AddressSpace, Wait};
 use super::pseudo_fs::{PseudoFsType, PseudoMount};
 use super::rw_semaphore::RwSemaphore;
 use super::stored_file::{Direction, KnownErrors, StoredFile, Transfer};
@@ -29,11 +29,8 @@ use kernel::bindings;
 use kernel::error::from_err_ptr;
 use kernel::fs::Kiocb;
 use kernel::iov::IovIterDest;
-use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, static_lock_class, Arc, ArcBorrow, Mutex};
-use kernel::time::delay::fsleep;
-use kernel::time::Delta;
 use kernel::types::ForeignOwnable;
 
 /// The pages of a stored file.
@@ -211,7 +208,7 @@ impl FileCache {
             if sched::is_being_killed() {
                 return FaultOutcome::BusError;
             }
-            fsleep(Delta::from_millis(1));
+            file_size::wait_a_moment();
             return FaultOutcome::Done(touch.come_again());
         }
         FaultOutcome::FindOrRead
@@ -227,7 +224,7 @@ impl FileCache {
         is_over: impl Fn() -> bool,
     ) -> Installed<'a> {
         while self.changing().is_closed() && !is_over() && !sched::is_being_killed() {
-            fsleep(Delta::from_millis(1));
+            file_size::wait_a_moment();
         }
         let Ok(guard) = self.lock_shared_against_invalidation(Wait::Allowed) else {
             return write.refuse();
@@ -238,7 +235,7 @@ impl FileCache {
         }
         if !self.changing().may_dirty(write.index()) {
             drop(guard);
-            fsleep(Delta::from_millis(1));
+            file_size::wait_a_moment();
             return write.come_again();
         }
         match write.try_mark_dirty() {
@@ -405,7 +402,7 @@ impl FileCache {
         result: *mut *mut bindings::folio,
         _fsdata: *mut *mut c_void,
     ) -> c_int {
-        let index = (pos >> PAGE_SHIFT) as usize;
+        let index = page_of(pos as u64);
         loop {
             // SAFETY: By the requirements of this function.
             let folio = unsafe {

@@ -22,7 +22,7 @@
 //! ```
 
 use super::file_cache::FileCache;
-use super::page_cache::{InvalidateGuard, Wait, WriteGuard};
+use super::page_cache::{page_of, InvalidateGuard, Wait, WriteGuard};
 use super::rw_semaphore;
 use super::sched;
 use kernel::bindings;
@@ -75,7 +75,7 @@ impl Changing {
             if sched::is_being_killed() {
                 return Err(EINTR);
             }
-            fsleep(MOMENT);
+            wait_a_moment();
         }
         Ok(())
     }
@@ -83,13 +83,15 @@ impl Changing {
     /// Does the same for whoever writes pages, who is not kept from it by being killed.
     pub(super) fn wait_to_write(&self) {
         while self.is_closed() {
-            fsleep(MOMENT);
+            wait_a_moment();
         }
     }
 }
 
-/// Between two attempts.
-const MOMENT: Delta = Delta::from_millis(1);
+/// Waits between two attempts. Sleeps.
+pub(super) fn wait_a_moment() {
+    fsleep(Delta::from_millis(1));
+}
 
 /// How long to try what others keep from being done.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,7 +129,7 @@ impl Attempts {
         if self.limit.is_some_and(|limit| self.begun.elapsed() > limit) {
             return Err(EBUSY);
         }
-        fsleep(MOMENT);
+        wait_a_moment();
         Ok(())
     }
 }
@@ -197,7 +199,7 @@ impl FileCache {
         if next > self.size() {
             // From where the folio of the page may begin that the end divides: it is dirty as a whole.
             let pages = (1_usize << self.max_order()) - 1;
-            let first = (self.size() >> PAGE_SHIFT) as usize & !pages;
+            let first = page_of(self.size()) & !pages;
             self.changing().clean_from.store(first, Relaxed);
             // Whoever makes the file shorter than that from now on takes note of it.
             loop {
@@ -257,7 +259,7 @@ impl FileCache {
         removed: &mut u64,
     ) -> Result {
         let end = self.hide(guard, new)?;
-        let first = (new >> PAGE_SHIFT) as usize;
+        let first = page_of(new);
         let mut attempts = Attempts::new(patience);
         let at_rest = self.lock_at_rest(guard, first, Change::Truncate(new), &mut attempts)?;
         let before = self.resident_bytes();
@@ -304,7 +306,7 @@ impl FileCache {
     /// that must become dirty through a mapping meanwhile. Fails as [`Self::follow`], with the size as it was.
     fn extend(&self, guard: &WriteGuard<'_>, new: u64, removed: &mut u64) -> Result {
         let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
-        let first = (self.size() >> PAGE_SHIFT) as usize;
+        let first = page_of(self.size());
         let mut attempts = Attempts::new(Patience::Some);
         loop {
             self.begin_to_settle(first);
@@ -441,7 +443,7 @@ impl FileCache {
                 if is_moving || is_in_the_way {
                     return Err(Restless::InTheWay(found));
                 }
-                index = index.max((folio.end() >> PAGE_SHIFT) as usize);
+                index = index.max(page_of(folio.end()));
             }
             sched::cond_resched();
         }

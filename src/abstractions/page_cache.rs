@@ -463,7 +463,7 @@ impl<'a> WriteGuard<'a> {
             let last = end - PAGE;
             self.take_out_at_once(start.max(last), end);
             end = last;
-            let folio = self.space.get_folio((last >> PAGE_SHIFT) as usize);
+            let folio = self.space.get_folio(page_of(last));
             let folio_start = folio.map_or(last, |folio| folio.start());
             // It could not be split: each page of it is tried on its own.
             while start < end && folio_start < end {
@@ -478,7 +478,7 @@ impl<'a> WriteGuard<'a> {
 
     /// Returns where the folio that has a byte ends, or 0 where there is none.
     fn folio_end(&self, offset: u64) -> u64 {
-        let folio = self.space.get_folio((offset >> PAGE_SHIFT) as usize);
+        let folio = self.space.get_folio(page_of(offset));
         folio.map_or(0, |folio| folio.end())
     }
 
@@ -720,7 +720,7 @@ impl<A: AddressSpaceOperations> Operations<A> {
         // SAFETY: The caller passes a valid kiocb.
         let wait = unsafe { may_wait_raw(kiocb) };
         // The VFS passes no negative position.
-        let index = (pos >> PAGE_SHIFT) as usize;
+        let index = page_of(pos as u64);
         match A::write_begin(cache, index, len as usize, wait) {
             Ok(found) if found.holds(mapping, index) && found.is_uptodate() => {
                 // SAFETY: The caller passes a place for the pointer; it takes over the reference and
@@ -769,6 +769,16 @@ impl<A: AddressSpaceOperations> Operations<A> {
     ) -> c_int {
         0
     }
+}
+
+/// Returns the index of the page that holds an offset.
+pub(crate) fn page_of(offset: u64) -> usize {
+    (offset >> PAGE_SHIFT) as usize
+}
+
+/// Returns the offset of a page's first byte.
+pub(crate) fn start_of(index: usize) -> u64 {
+    index as u64 * PAGE_SIZE as u64
 }
 
 /// Returns whether a read or write may wait, by its flags (`RWF_NOWAIT`).

@@ -14,13 +14,9 @@ use crate::abstractions::device_span::{Piece, Width};
 use crate::abstractions::file_operations::{is_open_for_sync, is_open_for_writing, SyncRange};
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::sched;
-use crate::abstractions::vm_area_desc::VmAreaDesc;
 use crate::abstractions::vm_fault::PMD_SIZE;
 use crate::abstractions::vm_pfn::can_map_huge;
-use crate::device::Device;
 use crate::extent::bytes_before;
-use crate::file::OpenDevice;
-use crate::mapping::BarMapping;
 use crate::parameters::Huge;
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -28,6 +24,7 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::seq_file::{seq_print, SeqFile};
 use kernel::sync::Arc;
+use kernel::types::ForeignOwnable;
 
 /// How many bytes are copied in one go: what the device has gets to user memory by way of kernel memory, so that no lock is
 /// held while a program's page faults.
@@ -81,18 +78,13 @@ impl Backing for BarBacking {
         })
     }
 
-    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
-        self.check_may_be_changed()?;
-        desc.shared()?
-            .map_device_memory::<BarMapping>(&self.memory.access(Wait::Allowed)?)
-    }
-
-    fn read(
-        device: &Device<Self>,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn read<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterDest<'_>,
+        _size: impl Fn() -> u64,
     ) -> Result<usize> {
-        let (memory, wait) = (&device.backing().memory, may_wait(kiocb));
+        let (memory, wait) = (&self.memory, may_wait(kiocb));
         let start = u64::try_from(kiocb.ki_pos())?;
         let room = bytes_before(start, iov.len(), memory.len());
         let mut buffer = Buffer::new(room, wait)?;
@@ -109,15 +101,16 @@ impl Backing for BarBacking {
         Ok(copied)
     }
 
-    fn write(
-        device: &Device<Self>,
-        start: u64,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn write<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterSource<'_>,
+        _size: impl FnOnce() -> Result<u64>,
     ) -> Result<usize> {
         // Each time, as sysfs does: the machine may have been locked down since.
-        device.backing().check_may_be_changed()?;
-        let (memory, wait) = (&device.backing().memory, may_wait(kiocb));
+        self.check_may_be_changed()?;
+        let (memory, wait) = (&self.memory, may_wait(kiocb));
+        let start = u64::try_from(kiocb.ki_pos())?;
         let room = bytes_before(start, iov.len(), memory.len());
         if room == 0 {
             return Err(ENOSPC);

@@ -3,7 +3,7 @@
 //! The file backing: pages are read from a file when they are first touched, written back when they were changed, and
 //! taken away by the kernel whenever it needs the memory.
 
-use super::Backing;
+use super::{copy_in, Backing};
 use crate::abi;
 use crate::abstractions::file_cache::{self, Arrivals, Durability, FileCache};
 use crate::abstractions::file_operations::{is_open_for_writing, SyncRange};
@@ -11,13 +11,9 @@ use crate::abstractions::folio::Folio;
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::pseudo_fs::PseudoFsType;
 use crate::abstractions::stored_file::StoredFile;
-use crate::abstractions::vm_area_desc::VmAreaDesc;
 use crate::abstractions::vm_fault::{FaultOutcome, FirstWrite, Installed, VmFault};
 use crate::abstractions::work_queue::WorkQueue;
 use crate::counters::Counters;
-use crate::device::Device;
-use crate::file::OpenDevice;
-use crate::mapping::StoredMapping;
 use crate::parameters::Huge;
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -25,6 +21,7 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::seq_file::{seq_print, SeqFile};
 use kernel::sync::Arc;
+use kernel::types::ForeignOwnable;
 
 /// A file on a disk, or a part of it, or a block device.
 pub(crate) struct FileBacking {
@@ -110,33 +107,33 @@ impl Backing for FileBacking {
             && other < start.saturating_add(self.most)
     }
 
-    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
-        desc.set_operations::<StoredMapping>();
-        Ok(())
-    }
-
-    fn read(
-        device: &Device<Self>,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn read<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterDest<'_>,
+        size: impl Fn() -> u64,
     ) -> Result<usize> {
-        device.backing().cache.read(kiocb, iov, device.size())
+        self.cache.read(kiocb, iov, size())
     }
 
-    fn write(
-        device: &Device<Self>,
-        start: u64,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn write<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterSource<'_>,
+        size: impl FnOnce() -> Result<u64>,
     ) -> Result<usize> {
         if may_wait(kiocb) == Wait::Forbidden {
             // It may have to be read before, or wait until there are fewer dirty pages.
             return Err(EAGAIN);
         }
-        device.copy_in(start, kiocb, iov, Wait::Allowed)
+        copy_in(&self.cache, kiocb, iov, Wait::Allowed, size)
     }
 
-    fn finish_write(kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>, written: usize) -> Result<usize> {
+    fn finish_write<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
+        written: usize,
+    ) -> Result<usize> {
         file_cache::sync_written(kiocb, written)
     }
 

@@ -8,28 +8,31 @@
 //! is found is locked without the invalidate lock; then the size is looked at again, as whoever cuts
 //! the file short sets the size before it takes the folios out one by one, each under its lock.
 
-use super::Backing;
+use super::{copy_in, Backing};
 use crate::abi;
 use crate::abstractions::file_operations::SyncRange;
 use crate::abstractions::folio::LockedFolio;
 use crate::abstractions::page_cache::{
-    may_wait, Added, AddressSpace, AddressSpaceOperations, PageCache, Wait, WriteGuard,
+    may_wait, page_of, start_of, Added, AddressSpace, AddressSpaceOperations, PageCache, Wait,
+    WriteGuard,
 };
 use crate::abstractions::pseudo_fs::PseudoMount;
-use crate::abstractions::vm_area_desc::VmAreaDesc;
-use crate::abstractions::vm_fault::{HugePageAdvice, PMD_SIZE};
+use crate::abstractions::vm_fault::HugePageAdvice;
+use crate::abstractions::{iov, sched};
 use crate::budget::Reservation;
 use crate::counters::Counters;
-use crate::device::Device;
-use crate::extent;
-use crate::file::OpenDevice;
-use crate::mapping::{Mapping, SmallMapping};
+use crate::extent::{self, bytes_before};
 use crate::parameters::Huge;
 use kernel::fs::{File, Kiocb};
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::sync::barrier::{smp_mb, Read};
 use kernel::sync::Arc;
+use kernel::types::ForeignOwnable;
+
+/// How many bytes of a hole are read in one go, before others are let run.
+const HOLE_STEP: usize = 1 << 20;
 
 /// Memory of the kernel's, in the page cache of an inode of its own.
 #[pin_data]
@@ -83,6 +86,76 @@ impl Memory {
     ) -> Result<LockedFolio> {
         MemoryOperations::folio(&self.cache, index, advice, wait)
     }
+
+    /// Copies bytes from `start` on to user memory, until that or the device is at its end, which is at `size`.
+    ///
+    /// Returns how many bytes were copied, and what stopped it short.
+    fn copy_out(
+        &self,
+        start: u64,
+        iov: &mut IovIterDest<'_>,
+        wait: Wait,
+        size: impl Fn() -> u64,
+    ) -> (usize, Result) {
+        let mut copied = 0;
+        loop {
+            let position = start.saturating_add(copied as u64);
+            let wanted = bytes_before(position, iov.len(), size());
+            if wanted == 0 {
+                return (copied, Ok(()));
+            }
+            match self.copy_some_out(position, wanted, iov, wait, &size) {
+                Ok(Some(0)) => return (copied, Err(EFAULT)),
+                Ok(Some(bytes)) => copied += bytes,
+                // The end has moved.
+                Ok(None) => {}
+                Err(error) => return (copied, Err(error)),
+            }
+            if sched::is_being_killed() {
+                return (copied, Err(EINTR));
+            }
+            sched::cond_resched();
+        }
+    }
+
+    /// Copies bytes out of the one folio or the one hole at `position`, at least one and at most
+    /// `wanted`; 0 means that user memory cannot be written to, `None` that the device ends before.
+    fn copy_some_out(
+        &self,
+        position: u64,
+        wanted: usize,
+        iov: &mut IovIterDest<'_>,
+        wait: Wait,
+        size: &impl Fn() -> u64,
+    ) -> Result<Option<usize>> {
+        let index = page_of(position);
+        let Some(folio) = self.cache.get_folio(index) else {
+            // What is cut off goes after the end has moved.
+            smp_mb(Read);
+            let wanted = bytes_before(position, wanted.min(HOLE_STEP), size());
+            if wanted == 0 {
+                return Ok(None);
+            }
+            let end = page_of(position + wanted as u64 - 1) + 1;
+            let data = self.cache.next_present(index, end).unwrap_or(end);
+            // Another task may have put a page here since: then this reads what was before.
+            let hole_end = start_of(data.max(index + 1));
+            let zeros = iov::zero(iov, bytes_before(position, wanted, hole_end));
+            return Ok(Some(zeros));
+        };
+        if !folio.is_uptodate() {
+            // It is being filled by whoever holds its lock.
+            drop(self.cache.lock_folio(index, wait)?);
+        }
+        // Of a folio with bad memory in it, all but the bad pages can be read.
+        let wanted = match folio.is_poisoned() {
+            true if folio.is_page_poisoned(index) => return Err(EIO),
+            true => bytes_before(position, wanted, start_of(index + 1)),
+            false => wanted,
+        };
+        let offset = (position - folio.start()) as usize;
+        folio.copy_to_iter(offset, wanted, iov).map(Some)
+    }
 }
 
 impl Backing for Memory {
@@ -98,22 +171,14 @@ impl Backing for Memory {
         &self.cache
     }
 
-    fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
-        if self.largest_folio() < PMD_SIZE {
-            desc.set_operations::<SmallMapping>();
-        } else {
-            desc.set_operations::<Mapping>();
-        }
-        Ok(())
-    }
-
-    fn read(
-        device: &Device<Self>,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn read<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterDest<'_>,
+        size: impl Fn() -> u64,
     ) -> Result<usize> {
         let start = u64::try_from(kiocb.ki_pos())?;
-        let (copied, result) = device.copy_out(start, iov, may_wait(kiocb));
+        let (copied, result) = self.copy_out(start, iov, may_wait(kiocb), size);
         *kiocb.ki_pos_mut() += copied as i64;
         match result {
             Err(error) if copied == 0 => Err(error),
@@ -122,13 +187,14 @@ impl Backing for Memory {
     }
 
     #[inline]
-    fn write(
-        device: &Device<Self>,
-        start: u64,
-        kiocb: &mut Kiocb<'_, Arc<OpenDevice<Self>>>,
+    fn write<T: ForeignOwnable>(
+        &self,
+        kiocb: &mut Kiocb<'_, T>,
         iov: &mut IovIterSource<'_>,
+        size: impl FnOnce() -> Result<u64>,
     ) -> Result<usize> {
-        device.copy_in(start, kiocb, iov, may_wait(kiocb))
+        let wait = may_wait(kiocb);
+        copy_in(&self.cache, kiocb, iov, wait, size)
     }
 
     fn sync(&self, _range: SyncRange) -> Result {
