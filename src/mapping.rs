@@ -62,8 +62,9 @@ impl MappedBacking for FileBacking {
 impl MappedBacking for BarBacking {
     fn prepare_mapping(&self, desc: VmAreaDesc<'_, OpenDevice<Self>>) -> Result {
         self.check_may_be_changed()?;
+        let desc = desc.shared()?;
         let access = self.memory().access(Wait::Allowed)?;
-        desc.shared()?.map_device_memory::<BarMapping>(&access)
+        desc.map_device_memory::<BarMapping>(&access)
     }
 }
 

@@ -23,7 +23,7 @@ use super::helpers;
 use super::page_cache::{
     AddressSpace, InvalidateGuard, InvalidateSharedGuard, PageCache, Unwritten, Wait, WriteGuard,
 };
-use super::pci_device::{as_raw, Awake, ClaimedBar};
+use super::pci_device::{Awake, ClaimedBar};
 use super::pseudo_fs::PseudoMount;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
@@ -151,7 +151,7 @@ impl Drop for Window {
 impl DeviceMemory {
     /// Makes memory of a claimed BAR, which is revoked when the driver is unbound at the latest.
     ///
-    /// Its inode is made on `mount`. May sleep. Fails with `EINVAL` where the claim is one of another device's, with
+    /// Its inode is made on `mount`. May sleep. Fails with `EINVAL` where the claim is one of another device's or has ended, with
     /// `ENOMEM`, and with `EFBIG` where no file can have its size.
     pub(crate) fn new(
         device: &pci::Device<Bound>,
@@ -160,7 +160,7 @@ impl DeviceMemory {
     ) -> Result<Arc<Self>> {
         let span = claim.bar().span();
         let owner = claim.device().clone();
-        if as_raw(device) != as_raw(&owner) {
+        if !claim.is_of(device) {
             return Err(EINVAL);
         }
         let memory = Arc::pin_init(

@@ -21,7 +21,6 @@ use kernel::pci;
 use kernel::prelude::*;
 use kernel::str::CStrExt;
 use kernel::sync::aref::ARef;
-use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 /// How many BARs a device may have.
@@ -206,6 +205,11 @@ impl<T: Send + Unpin + 'static> UntilUnbound<T> {
         Ok(this)
     }
 
+    /// Returns whether it is there still.
+    fn is_there(&self) -> bool {
+        self.value.lock().is_some()
+    }
+
     /// Drops it, if that was not done; who comes meanwhile waits for it. Sleeps.
     pub(super) fn end(&self) {
         let mut value = self.value.lock();
@@ -274,6 +278,12 @@ impl ClaimedBar {
     pub(super) fn device(&self) -> &ARef<pci::Device> {
         &self.device
     }
+
+    /// Returns whether it is a claim of this device's, whose driver has been bound ever since it was made: until that is
+    /// unbound, nobody else has the BAR.
+    pub(super) fn is_of(&self, device: &pci::Device<Bound>) -> bool {
+        as_raw(device) == as_raw(&self.device) && self.claim.is_there()
+    }
 }
 
 impl Drop for ClaimedBar {
@@ -289,11 +299,15 @@ impl Drop for Claim {
     }
 }
 
-/// A device that is switched on until [`Self::end`].
-pub(crate) struct Enabled {
+/// A device that is switched on until this is dropped, or [`Self::end`], or its driver is unbound.
+pub(crate) struct Enabled(Arc<UntilUnbound<SwitchedOn>>);
+
+/// # Invariants
+///
+/// The device was enabled by its driver, which is bound, and not disabled.
+struct SwitchedOn {
     device: ARef<pci::Device>,
-    has_ended: Atomic<bool>,
-    may_suspend: Atomic<bool>,
+    may_suspend: bool,
 }
 
 impl Enabled {
@@ -302,42 +316,51 @@ impl Enabled {
     /// May sleep. Fails with `EINVAL` where a BAR has no address.
     pub(crate) fn new(device: &pci::Device<Core<'_>>) -> Result<Self> {
         device.enable_device_mem()?;
-        Ok(Self {
+        // INVARIANT: Just enabled.
+        let on = SwitchedOn {
             device: (&**device).into(),
-            has_ended: Atomic::new(false),
-            may_suspend: Atomic::new(false),
-        })
+            may_suspend: false,
+        };
+        // After unbinding another driver may rely on it.
+        Ok(Self(UntilUnbound::new(device, on)?))
     }
 
     /// Has the device suspended while nobody holds an [`Awake`], if the administrator wants that; as
     /// `Documentation/power/pci.rst` asks for of a driver. It is the last thing to be done to bind `device`, which must
     /// be this one, or nothing is done.
     pub(crate) fn allow_suspend(&self, device: &pci::Device<Core<'_>>) {
-        let is_own = as_raw(device) == as_raw(&self.device);
-        if is_own && !self.may_suspend.xchg(true, Relaxed) {
+        let mut on = self.0.value.lock();
+        let Some(on) = &mut *on else {
+            return;
+        };
+        if as_raw(device) == as_raw(&on.device) && !on.may_suspend {
+            on.may_suspend = true;
             // SAFETY: The device is valid by its type, and is being bound, for which the PCI core holds a reference to
             // its power that is the driver's to give up.
-            unsafe { helpers::abstractions_helper_pci_allow_suspend(as_raw(&self.device)) };
+            unsafe { helpers::abstractions_helper_pci_allow_suspend(as_raw(&on.device)) };
         }
     }
 
-    /// Takes back what was done. To be called while the driver is still bound.
+    /// Takes back what was done, if that was not done. Sleeps.
     pub(crate) fn end(&self) {
-        if self.has_ended.xchg(true, Relaxed) {
-            return;
-        }
-        if self.may_suspend.load(Relaxed) {
-            // SAFETY: The device is valid by its type, and this is done once.
-            unsafe { helpers::abstractions_helper_pci_forbid_suspend(as_raw(&self.device)) };
-        }
-        // SAFETY: As above.
-        unsafe { bindings::pci_disable_device(as_raw(&self.device)) };
+        self.0.end();
     }
 }
 
 impl Drop for Enabled {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+impl Drop for SwitchedOn {
+    fn drop(&mut self) {
+        if self.may_suspend {
+            // SAFETY: The device is valid by its type, and this is done once.
+            unsafe { helpers::abstractions_helper_pci_forbid_suspend(as_raw(&self.device)) };
+        }
+        // SAFETY: By the type invariant it is enabled.
+        unsafe { bindings::pci_disable_device(as_raw(&self.device)) };
     }
 }
 

@@ -109,9 +109,12 @@ impl<T: VmOperations> VmOperationsTable<T> {
     /// As for [`Self::file`], and `fault` must be the argument of a `fault` handler.
     unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: By the requirements of this function.
-        let (file, fault) = unsafe { (Self::file(fault), PageFault::from_raw(fault)) };
-        fault.finish(T::fault(file, fault), |failure| {
-            T::found(file, fault, failure);
+        let touch = unsafe { PageFault::from_raw(fault) };
+        // SAFETY: As above.
+        let outcome = T::fault(unsafe { Self::file(fault) }, touch);
+        touch.finish(outcome, |failure| {
+            // SAFETY: As above: where this is called, the lock is held that keeps the file.
+            T::found(unsafe { Self::file(fault) }, touch, failure);
         })
     }
 
