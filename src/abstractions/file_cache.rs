@@ -41,11 +41,13 @@ use kernel::types::ForeignOwnable;
 /// # Invariants
 ///
 /// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` is the pointer of `source`.
-/// - This value owns the only reference to it, but for those of the flusher, which waits for nobody who waits for it.
+/// - Besides this value's own reference to it there are those of who goes through all inodes of a super block, as `sync()`
+///   and who drops caches do. They hold `s_umount` meanwhile, so that none is left when `_mount` is gone.
 /// - The inode was made on `_mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
     inode: NonNull<bindings::inode>,
-    // Both are dropped after `drop` has let go of the inode; the file when nobody can write to it any more.
+    // Both are dropped after `drop` has let go of the inode, and in this order: the file when nobody can write to it, or be
+    // about to evict the inode, any more.
     _mount: PseudoMount,
     source: Arc<Source>,
 }
@@ -110,7 +112,7 @@ impl FileCache {
             GFP_KERNEL,
         )?;
         let size = bindings::loff_t::try_from(size).map_err(|_| EFBIG)?;
-        let mount = PseudoMount::with_write_back(fs_type)?;
+        let mount = PseudoMount::with_write_back(fs_type, source.store.file())?;
         let inode = mount.alloc_hashed_inode()?;
         let store = &source.store;
         // SAFETY: The inode is new and nobody else uses it yet. The source is owned by this value.
@@ -230,7 +232,7 @@ impl FileCache {
             return write.refuse();
         };
         // Who is being killed does not come again: what is being written may need locks that they hold.
-        if is_over() || sched::is_being_killed() {
+        if is_over() || sched::is_being_killed() || !self.store().takes_writes() {
             return write.refuse();
         }
         if !self.changing().may_dirty(write.index()) {
@@ -533,8 +535,8 @@ impl Deref for FileCache {
 
 impl Drop for FileCache {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant this is the only reference. Its end evicts the inode, and with it every
-        // folio, after waiting for those that are being read or written back.
+        // SAFETY: By the type invariant this is a reference. Whoever has the last one evicts the inode, and with it every
+        // folio, after waiting for those that are being read or written back; which is before `_mount` is gone.
         unsafe { bindings::iput(self.inode.as_ptr()) };
     }
 }

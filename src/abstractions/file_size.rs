@@ -43,6 +43,8 @@ pub(super) struct Changing {
     has_rest: Atomic<bool>,
     /// The size that the page cache is about to have, while that is more than it has.
     next_size: Atomic<u64>,
+    /// Whether it was given up the last time because of a pin.
+    is_pinned: Atomic<bool>,
 }
 
 impl Changing {
@@ -52,6 +54,7 @@ impl Changing {
             is_closed: Atomic::new(false),
             has_rest: Atomic::new(false),
             next_size: Atomic::new(0),
+            is_pinned: Atomic::new(false),
         }
     }
 
@@ -107,6 +110,9 @@ enum Patience {
 struct Attempts {
     begun: Instant<Monotonic>,
     limit: Option<Delta>,
+    /// How long a pin is waited for: not long where it has been in the way the last time, as who has it may keep it for
+    /// ever, and writers of the device wait meanwhile.
+    limit_of_pins: Option<Delta>,
 }
 
 impl Attempts {
@@ -114,19 +120,29 @@ impl Attempts {
     const CLOSED_MS: core::ops::Range<i64> = 50..350;
     const ROUND_MS: i64 = 1350;
 
-    fn new(patience: Patience) -> Self {
+    fn new(patience: Patience, changing: &Changing) -> Self {
+        let limit = match patience {
+            Patience::Some => Some(Delta::from_secs(5)),
+            Patience::All => None,
+        };
         Self {
             begun: Instant::now(),
-            limit: match patience {
-                Patience::Some => Some(Delta::from_secs(5)),
-                Patience::All => None,
+            limit,
+            limit_of_pins: match limit {
+                Some(_) if changing.is_pinned.load(Relaxed) => Some(Delta::from_millis(50)),
+                _ => limit,
             },
         }
     }
 
     /// Waits for the next. Fails with `EBUSY` where there was time enough.
     fn next(&mut self) -> Result {
-        if self.limit.is_some_and(|limit| self.begun.elapsed() > limit) {
+        self.next_within(self.limit)
+    }
+
+    /// Does the same with another limit.
+    fn next_within(&mut self, limit: Option<Delta>) -> Result {
+        if limit.is_some_and(|limit| self.begun.elapsed() > limit) {
             return Err(EBUSY);
         }
         wait_a_moment();
@@ -144,8 +160,10 @@ struct AtRest<'a> {
 enum Restless {
     /// Somebody holds a lock.
     Locked,
-    /// A folio is in the way that has this page.
+    /// A folio is in the way that has this page, until it is written, say.
     InTheWay(usize),
+    /// One is that a device may be about to write to.
+    Pinned(usize),
 }
 
 /// What is about to be done, which says which folios are in the way.
@@ -180,7 +198,8 @@ impl FileCache {
     ///
     /// - `EFBIG`: the size is beyond what the VFS can count.
     /// - `EBUSY`: for some seconds pages that have to go are being read or written, or are stored to again and
-    ///   again, or cannot be written back for want of memory, or pages that stay are pinned that would go with them.
+    ///   again, or cannot be written back for want of memory, or pages that stay are pinned that would go with them; or
+    ///   these are pinned, as they have been the last time.
     ///   No byte is lost, the page cache is no longer than the file, and pages beyond its end are not mapped any more; a
     ///   touch that was under way may have mapped one there once more, and the page that the end divides is as it was. To
     ///   be tried again.
@@ -241,7 +260,7 @@ impl FileCache {
         if !guard.is_of(self) {
             return Err(EINVAL);
         }
-        let _lock = self.lock_soon(guard, &mut Attempts::new(Patience::All))?;
+        let _lock = self.lock_soon(guard, &mut Attempts::new(Patience::All, self.changing()))?;
         // SAFETY: The address space is alive. A length of 0 means all.
         unsafe { bindings::unmap_mapping_range(self.as_raw(), 0, 0, 1) };
         Ok(())
@@ -260,7 +279,13 @@ impl FileCache {
     ) -> Result {
         let end = self.hide(guard, new)?;
         let first = page_of(new);
-        let mut attempts = Attempts::new(patience);
+        if new % PAGE_SIZE as u64 != 0 {
+            // Who maps the page that the end divides has it from here again. Many mappings of a page look like a pin.
+            let start = (first << PAGE_SHIFT) as bindings::loff_t;
+            // SAFETY: The address space is alive.
+            unsafe { bindings::unmap_mapping_range(self.as_raw(), start, PAGE_SIZE as i64, 0) };
+        }
+        let mut attempts = Attempts::new(patience, self.changing());
         let at_rest = self.lock_at_rest(guard, first, Change::Truncate(new), &mut attempts)?;
         let before = self.resident_bytes();
         // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
@@ -307,7 +332,7 @@ impl FileCache {
     fn extend(&self, guard: &WriteGuard<'_>, new: u64, removed: &mut u64) -> Result {
         let new = bindings::loff_t::try_from(new).map_err(|_| EFBIG)?;
         let first = page_of(self.size());
-        let mut attempts = Attempts::new(Patience::Some);
+        let mut attempts = Attempts::new(Patience::Some, self.changing());
         loop {
             self.begin_to_settle(first);
             let at_rest = self.lock_at_rest(guard, first, Change::Extend, &mut attempts)?;
@@ -375,7 +400,7 @@ impl FileCache {
                     _invalidate: invalidate,
                 })
             })();
-            if let Err(Restless::InTheWay(index)) = &result {
+            if let Err(Restless::InTheWay(index) | Restless::Pinned(index)) = &result {
                 last_seen = Some(*index);
             }
             result
@@ -404,27 +429,41 @@ impl FileCache {
         mut settle: impl FnMut(),
     ) -> Result<T> {
         let mut locked_since: Option<Instant<Monotonic>> = None;
+        let mut is_pinned;
         let result = loop {
-            match attempt(self) {
-                Ok(value) => break Ok(value),
-                Err(Restless::Locked) => {
+            let reason = match attempt(self) {
+                Ok(value) => {
+                    is_pinned = false;
+                    break Ok(value);
+                }
+                Err(reason) => reason,
+            };
+            is_pinned = matches!(reason, Restless::Pinned(_));
+            match reason {
+                Restless::Locked => {
                     let since = *locked_since.get_or_insert_with(Instant::now);
                     let phase = since.elapsed().as_millis_ceil() % Attempts::ROUND_MS;
                     let is_closed = Attempts::CLOSED_MS.contains(&phase);
                     self.changing().is_closed.store(is_closed, Relaxed);
                 }
                 // That may need what others wait for.
-                Err(Restless::InTheWay(_)) => {
+                Restless::InTheWay(_) | Restless::Pinned(_) => {
                     locked_since = None;
                     self.changing().is_closed.store(false, Relaxed);
                     settle();
                 }
             }
-            if let Err(error) = attempts.next() {
+            let limit = if is_pinned {
+                attempts.limit_of_pins
+            } else {
+                attempts.limit
+            };
+            if let Err(error) = attempts.next_within(limit) {
                 break Err(error);
             }
         };
         self.changing().is_closed.store(false, Relaxed);
+        self.changing().is_pinned.store(is_pinned, Relaxed);
         result
     }
 
@@ -435,12 +474,15 @@ impl FileCache {
         while let Some(found) = self.next_present(index, end) {
             index = found + 1;
             if let Some(folio) = self.get_folio(found) {
-                let is_moving = folio.is_locked() || folio.is_under_write_back();
-                let is_in_the_way = match change {
-                    Change::Truncate(new) => folio.start() < new && folio.may_be_pinned(),
-                    Change::Extend => folio.is_dirty() || folio.may_be_pinned(),
+                let (heeds_pin, heeds_dirt) = match change {
+                    Change::Truncate(new) => (folio.start() < new, false),
+                    Change::Extend => (true, true),
                 };
-                if is_moving || is_in_the_way {
+                if heeds_pin && folio.may_be_pinned() {
+                    return Err(Restless::Pinned(found));
+                }
+                let is_moving = folio.is_locked() || folio.is_under_write_back();
+                if is_moving || heeds_dirt && folio.is_dirty() {
                     return Err(Restless::InTheWay(found));
                 }
                 index = index.max(page_of(folio.end()));

@@ -41,9 +41,20 @@ struct file_system_type *abstractions_helper_fs_context_type(const struct fs_con
 	return fc->fs_type;
 }
 
-int abstractions_helper_init_pseudo(struct fs_context *fc, unsigned long magic)
+int abstractions_helper_init_pseudo(struct fs_context *fc, unsigned long magic,
+				    const struct super_operations *operations)
 {
-	return init_pseudo(fc, magic) ? 0 : -ENOMEM;
+	struct pseudo_fs_context *context = init_pseudo(fc, magic);
+
+	if (!context)
+		return -ENOMEM;
+	context->ops = operations;
+	return 0;
+}
+
+bool abstractions_helper_file_has_no_integrity(const struct file *file)
+{
+	return file->f_mapping->host->i_sb->s_iflags & SB_I_NO_DATA_INTEGRITY;
 }
 
 /* page_cache.rs */
@@ -280,6 +291,11 @@ bool abstractions_helper_file_can_direct(const struct file *file)
 bool abstractions_helper_file_is_append(const struct file *file)
 {
 	return file->f_flags & O_APPEND || IS_APPEND(file_inode(file));
+}
+
+bool abstractions_helper_file_is_immutable(const struct file *file)
+{
+	return IS_IMMUTABLE(file_inode(file));
 }
 
 bool abstractions_helper_file_is_swap(const struct file *file)

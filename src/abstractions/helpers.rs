@@ -18,7 +18,10 @@ extern "C" {
     pub(super) fn abstractions_helper_init_pseudo(
         fc: *mut bindings::fs_context,
         magic: c_ulong,
+        operations: *const bindings::super_operations,
     ) -> c_int;
+
+    pub(super) fn abstractions_helper_file_has_no_integrity(file: *const bindings::file) -> bool;
 
     // page_cache.rs
     pub(super) fn abstractions_helper_i_size_read(
@@ -120,6 +123,7 @@ extern "C" {
     pub(super) fn abstractions_helper_file_can_hurry(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_file_can_direct(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_file_is_append(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_file_is_immutable(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_file_is_swap(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_mapping_stable_writes(
         mapping: *const bindings::address_space,

@@ -21,6 +21,7 @@ use super::work_queue::WorkQueue;
 use super::write_back_scope::WriteBackScope;
 use super::{helpers, iov};
 use core::cell::UnsafeCell;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::container_of;
@@ -35,11 +36,11 @@ use kernel::time::Delta;
 use kernel::types::Opaque;
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
-/// Where work for files is done that has to wait: each kind on a queue of its own, since each may wait for others, and
-/// where memory is short a queue has one worker.
+/// What all files have in common.
 struct Queues {
-    reads: WorkQueue,
-    writes: WorkQueue,
+    /// The names that the queues of each file show under.
+    reads: &'static CStr,
+    writes: &'static CStr,
     changes: WorkQueue,
     /// How many [`QueueUser`]s there are.
     users: Atomic<usize>,
@@ -96,9 +97,9 @@ impl FileQueues {
         changes: &'static CStr,
     ) -> Result<Self> {
         let queues = Queues {
-            reads: WorkQueue::new(reads)?,
-            writes: WorkQueue::new(writes)?,
-            changes: WorkQueue::new(changes)?,
+            reads,
+            writes,
+            changes: WorkQueue::new(changes, 0)?,
             users: Atomic::new(0),
             was_used: Atomic::new(false),
         };
@@ -134,6 +135,75 @@ impl Drop for FileQueues {
     }
 }
 
+/// Where one file is read and written by whoever may wait: each by workers of its own, since each may wait for the other,
+/// and where memory is short a queue has one worker; and no file waits for another, whose file system may be frozen, say.
+#[pin_data]
+struct FileWorkers {
+    reads: WorkQueue,
+    writes: WorkQueue,
+    user: QueueUser,
+    #[pin]
+    end: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for FileWorkers { self.end }
+}
+
+impl WorkItem for FileWorkers {
+    type Pointer = Arc<Self>;
+
+    fn run(_this: Arc<Self>) {
+        // The last reference, which is dropped here: where that may wait, and by none of the workers.
+    }
+}
+
+/// A reference to the workers of a file; the last one may be dropped in any context, by one of the workers too.
+struct FileWorkersRef(ManuallyDrop<Arc<FileWorkers>>);
+
+impl FileWorkersRef {
+    /// How many may be at one file at the same time: as many as a disk has to do at once, and no crowd where all of them
+    /// wait for one lock.
+    const WORKERS: u32 = 64;
+
+    /// Makes the workers of a file. May sleep. Fails with `ENOMEM`.
+    fn new(user: QueueUser) -> Result<Self> {
+        let queues = user.queues();
+        let (reads, writes) = (
+            WorkQueue::new(queues.reads, Self::WORKERS)?,
+            WorkQueue::new(queues.writes, Self::WORKERS)?,
+        );
+        let workers = pin_init!(FileWorkers {
+            reads,
+            writes,
+            user,
+            end <- new_work!("stored_file_end"),
+        });
+        let workers = Arc::pin_init(workers, GFP_KERNEL)?;
+        Ok(Self(ManuallyDrop::new(workers)))
+    }
+}
+
+impl Clone for FileWorkersRef {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for FileWorkersRef {
+    fn drop(&mut self) {
+        // SAFETY: It is not used again.
+        let workers = unsafe { ManuallyDrop::take(&mut self.0) };
+        if let Some(last) = Arc::into_unique_or_drop(workers) {
+            let last: Arc<FileWorkers> = Arc::from(last);
+            // Its own leave to use the queue may be over before the call has returned.
+            let user = last.user.clone();
+            // It was queued nowhere before.
+            let _ = user.queues().changes.enqueue(last);
+        }
+    }
+}
+
 /// Up to where the errors are known of what was written to a file by way of its own page cache.
 pub(super) struct KnownErrors(bindings::errseq_t);
 
@@ -141,7 +211,7 @@ pub(super) struct KnownErrors(bindings::errseq_t);
 pub(crate) struct StoredFile {
     file: ARef<File>,
     // Dropped after the file.
-    queues: QueueUser,
+    workers: FileWorkersRef,
     /// Bytes before the first one that is stored: a multiple of the page size.
     offset: u64,
     is_writable: bool,
@@ -154,7 +224,8 @@ pub(crate) struct StoredFile {
 }
 
 impl StoredFile {
-    /// Takes the file of a descriptor of the calling task, from `offset` on. What has to wait is done on `queues`.
+    /// Takes the file of a descriptor of the calling task, from `offset` on. What has to wait is done by workers of its own,
+    /// who are told on `queues` to end.
     ///
     /// What may be done with it is what the descriptor allows, now and later: a descriptor for reading only makes
     /// a store that is not written to.
@@ -167,6 +238,7 @@ impl StoredFile {
     /// - `ETXTBSY`: it is swapped to.
     /// - `EINVAL`: the offset is no multiple of the page size.
     /// - `ENXIO`: there is nothing at the offset.
+    /// - `ENOMEM`.
     /// - `EOPNOTSUPP`: nobody can tell in this kernel when a completion has returned, for which the module has to stay:
     ///   with `CONFIG_PREEMPT_RT`, or with preemption and no `CONFIG_TASKS_RCU`.
     pub(crate) fn from_descriptor(descriptor: u32, offset: u64, queues: QueueUser) -> Result<Self> {
@@ -207,7 +279,7 @@ impl StoredFile {
         }
         let this = Self {
             file,
-            queues,
+            workers: FileWorkersRef::new(queues)?,
             offset,
             is_writable,
             can_hurry,
@@ -225,6 +297,11 @@ impl StoredFile {
         self.file.as_ptr()
     }
 
+    /// Returns the file.
+    pub(super) fn file(&self) -> ARef<File> {
+        self.file.clone()
+    }
+
     fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: The file is valid, and keeps its address space.
         unsafe { (*self.file.as_ptr()).f_mapping }
@@ -232,12 +309,18 @@ impl StoredFile {
 
     /// Returns the queue for following a file that has changed.
     pub(crate) fn changes(&self) -> &WorkQueue {
-        &self.queues.queues().changes
+        &self.workers.0.user.queues().changes
     }
 
     /// Returns whether it may be written to.
     pub(crate) fn is_writable(&self) -> bool {
         self.is_writable
+    }
+
+    /// Returns whether what is to be written now is: somebody may have made the file immutable (`chattr +i`).
+    pub(crate) fn takes_writes(&self) -> bool {
+        // SAFETY: The file is valid.
+        !unsafe { helpers::abstractions_helper_file_is_immutable(self.file.as_ptr()) }
     }
 
     /// Returns whether it is read and written without a second copy in memory, as far as is known.
@@ -483,12 +566,14 @@ impl Rest {
     /// cache, so that the file does not grow by that.
     fn next(&self, can_direct: bool) -> (usize, bool) {
         let left = self.len - self.done;
+        // (What was cut short by the end may go on within a page, if that has moved.)
+        let can_direct = can_direct && self.position % PAGE_SIZE as u64 == 0;
         if !can_direct || self.direction == Direction::Read {
             return (left, can_direct);
         }
         match left - left % PAGE_SIZE {
             0 => (left, false),
-            whole => (whole, self.position % PAGE_SIZE as u64 == 0),
+            whole => (whole, true),
         }
     }
 }
@@ -593,12 +678,11 @@ impl Request {
 
     fn hand_to_worker(this: Arc<Self>, direction: Direction) {
         // Of its own: whoever does it may give back the last one of the file.
-        let user = this.store.queues.clone();
-        let queues = user.queues();
+        let workers = this.store.workers.clone();
         // It is queued nowhere else: whose turn it is has it alone.
         let _ = match direction {
-            Direction::Read => queues.reads.enqueue(this),
-            Direction::Write => queues.writes.enqueue(this),
+            Direction::Read => workers.0.reads.enqueue(this),
+            Direction::Write => workers.0.writes.enqueue(this),
         };
     }
 

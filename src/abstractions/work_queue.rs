@@ -8,12 +8,11 @@
 //! Work on one of the system's queues may still be about to return when everything that it was for is done: nobody
 //! can wait for that, and the module's code would go from under it.
 
-use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::str::CStrExt;
-use kernel::workqueue::Queue;
+use kernel::workqueue::{Queue, RawWorkItem};
 
 /// An unbound queue, with a worker of its own for when there is no memory for another; dropping it waits for all work.
 ///
@@ -32,14 +31,17 @@ unsafe impl Send for WorkQueue {}
 unsafe impl Sync for WorkQueue {}
 
 impl WorkQueue {
-    /// Makes a queue. Mirrors `alloc_workqueue()` with `WQ_UNBOUND | WQ_MEM_RECLAIM`. May sleep. Fails with `ENOMEM`.
-    pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+    /// Makes a queue of which up to `most` pieces of work are done at the same time, or as many as the kernel takes by
+    /// default where that is 0.
+    ///
+    /// Mirrors `alloc_workqueue()` with `WQ_UNBOUND | WQ_MEM_RECLAIM`. May sleep. Fails with `ENOMEM`.
+    pub(crate) fn new(name: &'static CStr, most: u32) -> Result<Self> {
         // SAFETY: The format takes one string, which is static.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
                 bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM,
-                0,
+                most as c_int,
                 name.as_char_ptr(),
             )
         };
@@ -50,12 +52,15 @@ impl WorkQueue {
     }
 }
 
-impl Deref for WorkQueue {
-    type Target = Queue;
-
-    fn deref(&self) -> &Queue {
+impl WorkQueue {
+    /// Has work done, see [`Queue::enqueue`]. (Work that comes after a delay is not offered: nobody would wait for its
+    /// timer.)
+    pub(crate) fn enqueue<W, const ID: u64>(&self, work: W) -> W::EnqueueOutput
+    where
+        W: RawWorkItem<ID> + Send + 'static,
+    {
         // SAFETY: By the type invariant the queue is valid for as long as this value is.
-        unsafe { Queue::from_raw(self.queue.as_ptr()) }
+        unsafe { Queue::from_raw(self.queue.as_ptr()) }.enqueue(work)
     }
 }
 
@@ -109,7 +114,7 @@ mod tests {
 
     #[test]
     fn dropping_waits_for_what_is_queued() -> Result {
-        let (queue, slow) = (WorkQueue::new(c"kunit_work_queue")?, slow()?);
+        let (queue, slow) = (WorkQueue::new(c"kunit_work_queue", 0)?, slow()?);
         assert!(queue.enqueue(slow.clone()).is_ok());
         drop(queue);
         assert_eq!(slow.done.load(Relaxed), 1);

@@ -126,6 +126,9 @@ impl Backing for FileBacking {
             // It may have to be read before, or wait until there are fewer dirty pages.
             return Err(EAGAIN);
         }
+        if !self.cache.store().takes_writes() {
+            return Err(EPERM);
+        }
         copy_in(&self.cache, kiocb, iov, Wait::Allowed, size)
     }
 

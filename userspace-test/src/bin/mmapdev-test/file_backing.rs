@@ -17,19 +17,21 @@ use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, KIB, MIB, PAGE};
 use rustix::fs::{
-    fadvise, fdatasync, fsync, ftruncate, memfd_create, mknodat, utimensat, AtFlags, FileType,
-    MemfdFlags, Mode, OFlags, Timespec, Timestamps, CWD,
+    fadvise, fdatasync, fsync, ftruncate, ioctl_setflags, memfd_create, mknodat, sync, utimensat,
+    AtFlags, FileType, IFlags, MemfdFlags, Mode, OFlags, Timespec, Timestamps, CWD,
 };
 use rustix::io::{pread, preadv2, pwrite, read, write, Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::pipe::{pipe_with, splice, PipeFlags, SpliceFlags};
 use rustix::process;
+use rustix::thread::gettid;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{self, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -258,6 +260,57 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!(scene.on_disk(0, 6)?, b"stored");
             Ok(())
         },
+    ),
+    Test::with(
+        "a_frozen_file_system_keeps_nothing_of_another_from_its_file",
+        NONE,
+        frozen_beside_another,
+    ),
+    Test::without_module(
+        "the_module_stays_while_somebody_is_about_to_leave_its_super_block",
+        unloaded_during_sync,
+    ),
+    Test::with(
+        "sync_of_all_brings_the_last_page_to_the_disk_as_well",
+        NONE,
+        || {
+            let scene = Scene::new(MIB + 100)?;
+            let device = scene.open()?;
+            let mapping = Mapping::shared(&device, MIB + PAGE)?;
+            mapping.write(MIB + 50, b"stored");
+            sync();
+            // Nothing is left to be written.
+            let file = File::open(path(NAME))?;
+            let traffic = traffic_during(|| file.sync_all().expect("no error"))?;
+            assert_eq!(traffic.bytes_written, 0);
+            assert_eq!(scene.on_disk(MIB + 50, 6)?, b"stored");
+            Ok(())
+        },
+    ),
+    Test::with("an_immutable_file_takes_no_store", NONE, || {
+        let scene = Scene::new(MIB)?;
+        let device = scene.open()?;
+        let mapping = Mapping::shared(&device, MIB)?;
+        mapping.load(5 * PAGE);
+        let file = File::open(path(NAME))?;
+        ioctl_setflags(&file, IFlags::IMMUTABLE)?;
+        let touch = child::touch(mapping.address(5 * PAGE), true);
+        let written = pwrite(&device, b"written", 0);
+        let read = mapping.read(0, MIB);
+        ioctl_setflags(&file, IFlags::empty())?;
+        let address = mapping.address(5 * PAGE);
+        assert!(matches!(touch?, Touch::BusError(at) if at == address));
+        assert_eq!(written, Err(Errno::PERM));
+        assert!(read == scene.bytes);
+        mapping.write(5 * PAGE, b"stored");
+        fsync(&device)?;
+        assert_eq!(scene.on_disk(5 * PAGE, 6)?, b"stored");
+        Ok(())
+    }),
+    Test::with(
+        "pipes_that_hold_the_last_page_keep_nobody_from_writing",
+        NONE,
+        pipes_hold_the_last_page,
     ),
     Test::with(
         "a_store_by_way_of_a_node_on_a_frozen_file_system_leaves_its_times_alone",
@@ -1394,6 +1447,155 @@ fn is_filled(mapping: &Mapping) -> bool {
     let mut words = words();
     let mut places = (0..SIZE).step_by(8);
     places.all(|at| mapping.word(at).load(Ordering::Relaxed) == words.next_u64())
+}
+
+/// Pages are stored that a frozen file system keeps from its disk, more than the kernel has workers for at a time.
+fn frozen_beside_another() -> io::Result<()> {
+    const REQUESTS: usize = 1100;
+    let scene = Scene::new(2 * REQUESTS * PAGE)?;
+    let device = scene.open()?;
+    let mapping = Mapping::shared(&device, 2 * REQUESTS * PAGE)?;
+    // Single pages, none of which follows another.
+    mapping.advise(0, 2 * REQUESTS * PAGE, Advice::Random)?;
+    for page in (0..2 * REQUESTS).step_by(2) {
+        mapping.store(page * PAGE, 1);
+    }
+    let file = memfd_create("other", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, PAGE as u64)?;
+    scene.control.create(control::file("other", &file, 0, 0)?)?;
+    let other = Device::open_with(control::node("other"), OFlags::RDWR)?;
+    run("fsfreeze", &["--freeze", FOLDER])?;
+    let deadline = || Instant::now() + slowness() * Duration::from_secs(20);
+    thread::scope(|scope| -> io::Result<()> {
+        let stuck = scope.spawn(|| fsync(&device));
+        let all_wait = wait_until(deadline(), || {
+            Ok(memory::vmstat("nr_writeback")? >= REQUESTS as u64)
+        });
+        let synced = pwrite(&other, b"written", 0).map(|_| scope.spawn(|| fsync(&other)));
+        let is_done = match &synced {
+            Ok(synced) => wait_until(deadline(), || Ok(synced.is_finished())),
+            Err(_) => Ok(false),
+        };
+        run("fsfreeze", &["--unfreeze", FOLDER])?;
+        synced?.join().expect("no panic")?;
+        stuck.join().expect("no panic")?;
+        assert!(all_wait?, "not all of it waits");
+        assert!(is_done?, "the other waits as well");
+        Ok(())
+    })?;
+    assert_eq!(scene.on_disk(0, 1)?, [1]);
+    drop(other);
+    scene.control.destroy("other")
+}
+
+/// Asks again and again whether something is so, and returns whether it was before the deadline.
+fn wait_until(deadline: Instant, mut is_so: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    while Instant::now() < deadline {
+        if is_so()? {
+            return Ok(true);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(false)
+}
+
+/// Who goes through all file systems, as `sync()` does, has a hold on the one before for as long as the next one takes.
+fn unloaded_during_sync() -> io::Result<()> {
+    const NESTED: &str = "/run/mmapdev-nested";
+    let module = Loaded::with("size_mib=1")?;
+    // One that comes after the module's, and whose disk is a file of one that is frozen.
+    let disk = path("nested");
+    let disk_name = disk.to_str().expect("a name");
+    File::create(&disk)?.set_len(8 * MIB as u64)?;
+    run("losetup", &["/dev/loop0", disk_name])?;
+    run("mke2fs", &["-F", "/dev/loop0"])?;
+    fs::create_dir(NESTED)?;
+    run("mount", &["-t", "ext4", "/dev/loop0", NESTED])?;
+    sync();
+    run("fsfreeze", &["--freeze", FOLDER])?;
+    let syncing_thread = AtomicI32::new(0);
+    let (wrote, unloaded) = thread::scope(|scope| {
+        let wrote = fs::write(format!("{NESTED}/file"), vec![1; MIB]);
+        let syncing = scope.spawn(|| {
+            syncing_thread.store(gettid().as_raw_nonzero().get(), SeqCst);
+            sync();
+        });
+        // It has come there when it stays where it is.
+        let mut waits = 0;
+        let has_come = wait_until(
+            Instant::now() + slowness() * Duration::from_secs(20),
+            || {
+                let stat = format!("/proc/self/task/{}/stat", syncing_thread.load(SeqCst));
+                let is_waiting = fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") D "));
+                waits = if is_waiting { waits + 1 } else { 0 };
+                Ok(waits == 40)
+            },
+        );
+        // If it went before, that would be seen.
+        let unloading = scope.spawn(|| module.unload());
+        thread::sleep(slowness() * Duration::from_millis(300));
+        let has_waited = !unloading.is_finished();
+        let thawed = run("fsfreeze", &["--unfreeze", FOLDER]);
+        syncing.join().expect("no panic");
+        let unloaded = unloading.join().expect("no panic");
+        let wrote = wrote.and(thawed).and(has_come);
+        (wrote, unloaded.map(|()| has_waited))
+    });
+    run("umount", &[NESTED])?;
+    run("losetup", &["-d", "/dev/loop0"])?;
+    fs::remove_dir(NESTED)?;
+    fs::remove_file(&disk)?;
+    assert!(wrote?, "nobody was at the other file system");
+    assert!(unloaded?, "it has not waited");
+    assert!(!module::is_loaded());
+    Ok(())
+}
+
+/// As many references to a page as the kernel takes for a sign that a device may write to it, held by who may only read.
+fn pipes_hold_the_last_page() -> io::Result<()> {
+    const HELD: usize = 1100;
+    let scene = Scene::new(MIB + 100)?;
+    let device = scene.open()?;
+    let reading = Device::open_with(control::node(NAME), OFlags::RDONLY)?;
+    let mapping = Mapping::shared(&device, MIB + PAGE)?;
+    mapping.advise(0, MIB + PAGE, Advice::Random)?;
+    mapping.load(MIB);
+    let (mut pipes, mut held) = (Vec::new(), 0);
+    while held < HELD {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let lent = loop {
+            let mut place = MIB as u64;
+            match splice(
+                &reading,
+                Some(&mut place),
+                &writer,
+                None,
+                1,
+                SpliceFlags::NONBLOCK,
+            ) {
+                Ok(count) => held += count,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(lent, Errno::AGAIN);
+        pipes.push((reader, writer));
+    }
+    let file = OpenOptions::new().write(true).open(path(NAME))?;
+    file.set_len(2 * MIB as u64)?;
+    // Which is tried for some seconds, once.
+    assert_eq!(device.size()?, MIB + 100);
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    while begun.elapsed() < Duration::from_secs(3) {
+        let call = Instant::now();
+        pwrite(&device, &[1], 0)?;
+        longest = longest.max(call.elapsed());
+    }
+    assert!(longest < Duration::from_secs(3), "a write took {longest:?}");
+    drop(pipes);
+    let deadline = Instant::now() + slowness() * Duration::from_secs(20);
+    assert!(wait_until(deadline, || Ok(device.size()? == 2 * MIB))?);
+    Ok(())
 }
 
 /// Who waits for a scanner to be let in to a file keeps the device's watch on it from going.
