@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Where the rig mounts the hierarchy.
@@ -35,6 +36,11 @@ impl Cgroup {
     /// Puts this process into the cgroup: what it uses from now on is charged there.
     pub fn enter(&self) -> io::Result<()> {
         self.write("cgroup.procs", "0")
+    }
+
+    /// Returns the number that the kernel tells cgroups apart by.
+    pub fn number(&self) -> io::Result<u64> {
+        Ok(fs::metadata(&self.0)?.ino())
     }
 
     /// Returns the bytes that are charged. Each CPU may have some for 256 KiB charged ahead.

@@ -27,7 +27,8 @@
 //! | [`kernel_log`] | the kernel's messages and taint flags since a moment, and which of them are bad |
 //! | [`child`] | child processes that report results, panics and faults faithfully |
 //! | [`fail_nth`] | allocations that fail on purpose |
-//! | [`ring`] | an io_uring whose fixed buffer is a part of a mapping |
+//! | [`fixed_buffer`] | a part of a mapping as the fixed buffer of an io_uring |
+//! | [`charged_folios`] | which pages of files a cgroup is charged for |
 //! | [`message_ring`] | a ring of messages in a mapping that two programs have |
 //! | [`two_machines`] | the memory that two virtual machines share |
 //! | [`ivshmem_server`] | the server that gives virtual machines that memory, and each other's doorbells |
@@ -41,6 +42,7 @@
 
 pub mod bus_error;
 pub mod cgroup;
+pub mod charged_folios;
 pub mod child;
 pub mod control;
 pub mod device;

@@ -19,7 +19,7 @@ use std::fmt::Display;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,26 +47,29 @@ pub(crate) struct Scene<'a> {
     pub(crate) board: &'a Board,
 }
 
+/// How many cuts are remembered.
+const CUTS: usize = 64;
+
 /// What those who are not at its last page know of where the device ends.
 pub(crate) struct End {
-    /// The page at which it was cut off last.
-    last: AtomicUsize,
+    /// The pages at which it was cut off, each in its turn.
+    cuts: [AtomicUsize; CUTS],
     /// How often it was cut off and made whole again: odd from just before the one until just after the other.
-    moves: AtomicU64,
+    moves: AtomicUsize,
 }
 
 impl End {
     /// That of a device that is whole.
     pub(crate) fn new() -> Self {
         Self {
-            last: PAGES.into(),
+            cuts: [const { AtomicUsize::new(PAGES) }; CUTS],
             moves: 0.into(),
         }
     }
 
-    /// Notes that it is about to be cut off.
+    /// Notes that it is about to be cut off. (One does so at a time.)
     fn is_cut_off(&self, at: usize) {
-        self.last.store(at, SeqCst);
+        self.cuts[self.moves.load(SeqCst) / 2 % CUTS].store(at, SeqCst);
         self.moves.fetch_add(1, SeqCst);
     }
 
@@ -75,10 +78,26 @@ impl End {
         self.moves.fetch_add(1, SeqCst);
     }
 
-    /// Begins something that the end may cut short; what is returned says whether it cannot have.
-    fn watch(&self) -> impl Fn() -> bool + use<'_> {
-        let before = self.moves.load(SeqCst);
-        move || before % 2 == 0 && self.moves.load(SeqCst) == before
+    /// Returns the page at which it was cut off last.
+    fn last(&self) -> usize {
+        let cuts = self.moves.load(SeqCst).div_ceil(2);
+        self.cuts[cuts.saturating_sub(1) % CUTS].load(SeqCst)
+    }
+
+    /// Begins something that the end may cut short; what is returned says at which page at the earliest.
+    fn watch(&self) -> impl Fn() -> usize + use<'_> {
+        let first = self.moves.load(SeqCst) / 2;
+        move || {
+            let cuts = (first..self.moves.load(SeqCst).div_ceil(2))
+                .map(|cut| self.cuts[cut % CUTS].load(SeqCst));
+            let lowest = cuts.min().unwrap_or(PAGES);
+            // What was read may be of later ones.
+            if self.moves.load(SeqCst).div_ceil(2) - first < CUTS {
+                lowest
+            } else {
+                FIXED
+            }
+        }
     }
 }
 
@@ -173,12 +192,11 @@ impl Scene<'_> {
         pages: usize,
         advice: Advice,
     ) -> io::Result<()> {
-        let was_whole = self.end.watch();
+        let lowest_end = self.end.watch();
         match mapping.advise(start, pages * PAGE, advice) {
             Err(error)
                 if is_populating(advice)
-                    && first + pages > FIXED
-                    && !was_whole()
+                    && first + pages > lowest_end()
                     && is_one_of(&error, &[Errno::FAULT]) =>
             {
                 Ok(())
@@ -360,7 +378,7 @@ impl<'a> Actor<'a> {
         let (mut first, pages) = self.draws.run_of(longest);
         if self.draws.one_in(2) {
             // Around the end, which may be moved at this moment.
-            let end = self.scene.end.last.load(SeqCst);
+            let end = self.scene.end.last();
             first = (end + self.draws.below(2 * ROOM)).saturating_sub(ROOM);
             first = first.min(PAGES - pages);
             self.draws.note(first);
@@ -373,7 +391,7 @@ impl<'a> Actor<'a> {
         let looks: Vec<_> = (first..first + pages)
             .map(|page| self.scene.model.look(page))
             .collect();
-        let was_whole = self.scene.end.watch();
+        let lowest_end = self.scene.end.watch();
         let mut bytes = vec![0; pages * PAGE];
         let (count, how) = match self.draws.below(2) {
             0 => (pread(device, &mut bytes, start)?, "a racing pread()"),
@@ -395,8 +413,7 @@ impl<'a> Actor<'a> {
         ensure(count % PAGE == 0, || {
             format!("by {how} at page {first}: it ends within a page, after {count} bytes")
         })?;
-        let is_excused = end >= FIXED && !was_whole();
-        ensure(end == first + pages || is_excused, || {
+        ensure(end == first + pages || end >= lowest_end(), || {
             format!("by {how} of {pages} pages at page {first}: it ends at page {end}, which nobody has cut off")
         })?;
         for (look, seen) in looks.iter().zip(bytes[..count].chunks_exact(PAGE)) {
@@ -666,6 +683,20 @@ impl<'a> Actor<'a> {
                 )
             })?;
         }
+        let copied = self
+            .scene
+            .mapping
+            .pwrite_to(&self.memory, 0, page * PAGE, PAGE);
+        let count = match copied {
+            Err(error) if is_one_of(&error, &[Errno::FAULT]) => 0,
+            copied => copied?,
+        };
+        let read = pread(&self.memory, &mut bytes[..count], 0)?;
+        let are_zeros = bytes[..count].iter().all(|&byte| byte == 0);
+        ensure(
+            read == count && (count == 0 || page < divided) && are_zeros,
+            || format!("page {page} beyond the end, {end}: a copy has {count} bytes, {bytes:x?}"),
+        )?;
         if self.scene.file.is_some() {
             // As of any file, pages may come in just when the end moves: of zeros, and nobody sees them.
             return Ok(());

@@ -21,6 +21,9 @@ use rustix::mm::Advice;
 use rustix::process::{getpid, Signal};
 use std::fs;
 use std::io;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
 use std::time::Duration;
 
 /// Pages that are taken out of use for good, in a whole run, and devices in which one goes bad: that memory is lost.
@@ -336,8 +339,11 @@ impl Bad {
             };
             match poison() {
                 Ok(()) => Vec::new(),
-                // The kernel has poisoned the page, and cannot say that nobody will come to it.
-                Err(error) if is_one_of(&error, &[Errno::BUSY]) => b"busy".to_vec(),
+                // The kernel has poisoned the page, and cannot say that nobody will come to it: somebody uses it, or the
+                // folio, which could not be split for that.
+                Err(error) if is_one_of(&error, &[Errno::BUSY, Errno::HWPOISON]) => {
+                    b"busy".to_vec()
+                }
                 Err(error) => error.to_string().into_bytes(),
             }
         })?;
@@ -350,10 +356,53 @@ impl Bad {
         }
     }
 
+    /// Has the page go bad while others are at its neighbours by calls, and where the bytes are in memory alone at the page
+    /// itself: who reads, and there who writes the same again.
+    fn go_beside_others(&self, is_stored: bool) -> io::Result<Said> {
+        let goes_on = AtomicBool::new(true);
+        let read = |page| match self.read(page) {
+            _ if is_stored && page == self.page => Ok(()),
+            Err(error) if page == self.page && is_one_of(&error, &[Errno::IO]) => Ok(()),
+            seen => ensure(seen? == Self::content(page, 0), || {
+                format!("page {page} is wrong while page {} goes bad", self.page)
+            }),
+        };
+        // It fails for all pages that have a folio in common with the bad one.
+        let write = |page| match self.write(page, 0) {
+            Err(error) if is_one_of(&error, &[Errno::IO]) => Ok(()),
+            result => result,
+        };
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| self.keep_at(&goes_on, read));
+            let writer = (!is_stored).then(|| scope.spawn(|| self.keep_at(&goes_on, write)));
+            let said = self.go();
+            goes_on.store(false, SeqCst);
+            for other in [Some(reader), writer].into_iter().flatten() {
+                other.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            }
+            said
+        })
+    }
+
+    /// Does something to the page and its neighbours in turn, until that is to end.
+    fn keep_at(
+        &self,
+        goes_on: &AtomicBool,
+        act: impl Fn(usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        const NEIGHBOURS: usize = 4;
+        let first = self.page.saturating_sub(NEIGHBOURS);
+        let last = (self.page + NEIGHBOURS).min(SIZE / PAGE - 1);
+        while goes_on.load(SeqCst) {
+            (first..=last).try_for_each(&act)?;
+        }
+        Ok(())
+    }
+
     /// Looks whether the page is gone for all, where its bytes are in memory alone, until it is punched.
     fn is_lost(&self, kind: &Kind) -> io::Result<()> {
         self.write_all()?;
-        self.go()?;
+        self.go_beside_others(false)?;
         let mapping = Mapping::shared(&self.device, SIZE)?;
         for write in [false, true] {
             let touch = child::touch(mapping.address(self.page * PAGE), write)?;
@@ -389,7 +438,7 @@ impl Bad {
         if is_dirty {
             self.write(self.page, 1)?;
         }
-        let said = self.go()?;
+        let said = self.go_beside_others(true)?;
         let synced = fsync(&self.device);
         let is_lost = synced == Err(Errno::IO);
         ensure(synced.is_ok() || is_lost, || format!("fsync(): {synced:?}"))?;

@@ -22,6 +22,7 @@ use clap::Parser;
 use draws::Draws;
 use kinds::{Backing, Kind, KINDS};
 use mmapdev_userspace::cgroup::Cgroup;
+use mmapdev_userspace::charged_folios::frames_of_files;
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
@@ -361,6 +362,8 @@ struct Before {
     free: u64,
     unevictable: u64,
     corrupted: u64,
+    migrated: u64,
+    reclaimed: u64,
 }
 
 impl Before {
@@ -369,11 +372,15 @@ impl Before {
             free: memory::settled_free()?,
             unevictable: memory::vmstat("nr_unevictable")?,
             corrupted: memory::meminfo("HardwareCorrupted")?,
+            migrated: memory::vmstat("pgmigrate_success")?,
+            reclaimed: memory::vmstat("pgsteal_file")?,
         })
     }
 
-    /// Says what the module has not given back.
-    fn check(&self) -> io::Result<()> {
+    /// Says what the module has not given back, and what was asked for in so many seconds and never came about.
+    fn check(&self, seconds: u64) -> io::Result<()> {
+        // Less is luck.
+        const ENOUGH: u64 = 60;
         // What the kernel keeps for a while of what was freed, where it looks for mistakes.
         const KEPT: u64 = 192 * MIB as u64;
         let now = Self::now()?;
@@ -381,6 +388,13 @@ impl Before {
         let left = now.unevictable.saturating_sub(self.unevictable);
         ensure(left <= corrupted / PAGE as u64, || {
             format!("{left} pages are left over in memory after the module has gone")
+        })?;
+        let is_short = seconds < ENOUGH;
+        ensure(is_short || now.migrated > self.migrated, || {
+            "no page was migrated".into()
+        })?;
+        ensure(is_short || now.reclaimed > self.reclaimed, || {
+            "no page was reclaimed".into()
         })?;
         let lost = self.free.saturating_sub(now.free);
         ensure(lost <= KEPT + corrupted, || {
@@ -439,11 +453,16 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     let left = control.list()?.into_iter();
     let left = left.filter(|info| !bar::is_bar(info.name.bytes())).count();
     ensure(left == 0, || format!("{left} devices are left over"))?;
-    drop((control, cgroup));
+    drop(control);
     module
         .unload()
         .map_err(|error| wrong(format!("unloading in the end: {error}")))?;
-    before.check()?;
+    before.check(seconds)?;
+    let lost = frames_of_files(&cgroup)?;
+    ensure(lost.is_empty(), || {
+        format!("page frames are lost: {lost:x?}")
+    })?;
+    drop(cgroup);
     if finds_leaks {
         let lost = kmemleak::lost()?;
         ensure(lost.is_empty(), || format!("memory is lost:\n{lost}"))?;

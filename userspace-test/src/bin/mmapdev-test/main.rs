@@ -48,7 +48,6 @@ mod vms;
 use libtest_mimic::{Arguments, Failed, Trial};
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::kernel_log::Mark;
-use mmapdev_userspace::kmemleak;
 use mmapdev_userspace::mapping;
 use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::slowness;
@@ -235,7 +234,7 @@ fn main() {
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
         if !arguments.list {
-            kmemleak::begin().expect("a kernel with kmemleak");
+            leaks::begin().expect("a kernel with kmemleak and memory cgroups");
         }
         &[
             ("kunit", kunit::TESTS),
