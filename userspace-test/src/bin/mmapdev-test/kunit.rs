@@ -2,7 +2,7 @@
 
 //! The KUnit suites in the module, which a kernel with KUnit runs when the module is loaded.
 //!
-//! The rig boots with a filter that lets none through, so that the other tests load a quiet module.
+//! The rig has it run them, with a filter that lets none through, so that the other tests load a quiet module.
 
 use crate::Test;
 use mmapdev_userspace::module::Loaded;
@@ -47,7 +47,14 @@ pub(crate) const TESTS: &[Test] = &[Test::without_module("every_suite_passes", |
         let last = results.lines().last().unwrap_or_default();
         let passed = last.starts_with("ok ") && last.ends_with(&name);
         let flawed = results.contains("not ok ") || results.contains("# SKIP");
-        assert!(passed && !flawed, "{name}:\n{results}");
+        // A suite that was loaded and not run has passed as well, by what it says of itself.
+        let planned = results
+            .lines()
+            .find_map(|line| line.strip_prefix("    1.."));
+        let planned = planned.and_then(|count| count.parse::<usize>().ok());
+        let ran = results.lines().filter(|line| line.starts_with("    ok "));
+        let all_ran = planned.is_some_and(|count| count > 0 && count == ran.count());
+        assert!(passed && !flawed && all_ran, "{name}:\n{results}");
         run.insert(name);
     }
     assert_eq!(run, SUITES.map(str::to_string).into());
