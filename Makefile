@@ -4,7 +4,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pressure test-pci test-debug stress crash test-vms demo-vms bench-vms module shell bench bench-check check clean distclean provision userspace rig-test guest guest-debug self-test
+.PHONY: help demo test test-pressure test-pci test-debug stress crash test-vms demo-vms bench-vms module shell bench bench-check breaks check clean distclean provision userspace rig-test guest guest-debug self-test
 
 # Variables from the command line reach the scripts as those of the environment do. KDIR is for the module alone: the
 # guests have Debian's kernel, whatever tree a kernel developer's environment names.
@@ -66,6 +66,9 @@ bench-vms: guest ## what the ring and TCP cost two guests, in instructions; fail
 
 module: $(if $(KDIR),,provision) ## builds build/mmapdev.ko [KDIR=kernel tree]
 	@qemu/build-module.sh
+
+breaks: guest ## breaks the module on purpose, one way after the other, and sees a test turn red [NAME=punch]
+	@qemu/breaks.sh $(NAME)
 
 shell: guest ## a shell in the guest, with the module loaded [MODULE_ARGS="size_mib=64"]
 	@qemu/shell.sh
