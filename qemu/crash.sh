@@ -91,5 +91,5 @@ for ((number = 1; number <= kills; number++)); do
 done
 await_all
 
-echo "$((kills - ${#failed[@]})) kills passed, ${#failed[@]} failed, in $((SECONDS - start)) s (SEED=$seed)"
-((${#failed[@]} == 0))
+echo "$((kills - ${#failing[@]})) kills passed, ${#failing[@]} failed, in $((SECONDS - start)) s (SEED=$seed)"
+((${#failing[@]} == 0))

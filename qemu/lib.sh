@@ -85,12 +85,12 @@ beside() {
 }
 beside_pids=() beside_names=()
 
-# Waits for all of those, and has in `failed` the names of the ones that failed.
+# Waits for all of those, and has in `failing` the names of the ones that failed.
 await_all() {
     local at
-    failed=()
+    failing=()
     for at in "${!beside_pids[@]}"; do
-        wait "${beside_pids[at]}" || failed+=("${beside_names[at]}")
+        wait "${beside_pids[at]}" || failing+=("${beside_names[at]}")
     done
 }
 

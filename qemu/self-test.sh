@@ -53,7 +53,7 @@ expect "a kernel that never boots turns the run red" 114 "never printed anything
     --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
 await_all
 # Those of two guests are two already.
-alone() { run "$@" || failed+=("$2"); }
+alone() { run "$@" || failing+=("$2"); }
 # shellcheck disable=SC2016 # expanded in the guests
 alone vms-1 "a failing guest of two turns the run red" 3 "1: the second" \
     "$QEMU_DIR/vms.sh" run -- sh -c '[ SIDE = 0 ] || { echo "the second"; exit 3; }'
@@ -63,5 +63,5 @@ alone names "a name that no test has turns the run red" 1 'no test has "no_such_
     "$QEMU_DIR/test.sh" no_such_test
 count=$((count + 3))
 
-echo "$((count - ${#failed[@]})) passed, ${#failed[@]} failed"
-((${#failed[@]} == 0))
+echo "$((count - ${#failing[@]})) passed, ${#failing[@]} failed"
+((${#failing[@]} == 0))

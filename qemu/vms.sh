@@ -35,6 +35,7 @@ guest() {
         # It may have come to its own end already.
         { read -r pid <"$BUILD/boot/vms-$((1 - side))/qemu.pid" && kill "$pid"; } 2>/dev/null || true
     fi
+    return $status
 }
 
 # The same, with its number before each line.
@@ -49,8 +50,10 @@ both() {
         in_group told_apart "$side" "${boot[@]}" "${@//SIDE/$side}"
         guests+=($!)
     done
-    wait "${guests[@]}" || true
+    local guest status=0
+    for guest in "${guests[@]}"; do wait "$guest" || status=1; done
     if [[ -e $failure ]]; then return "$(<"$failure")"; fi
+    return $status
 }
 
 # What the guests printed goes from there to a program.

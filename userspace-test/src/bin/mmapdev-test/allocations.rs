@@ -1974,6 +1974,9 @@ fn closing_of_file() -> io::Result<()> {
 }
 
 fn destroying_of_file() -> io::Result<()> {
+    const CHANGED: &[u8] = b"changed, and not synced";
+    // In two pages.
+    const PLACE: usize = STORED_SIZE / 2 - 5;
     let control = Control::open()?;
     each(
         "destroying of a file",
@@ -1981,6 +1984,8 @@ fn destroying_of_file() -> io::Result<()> {
         || {
             let (file, device, mapping) = stored_device(&control)?;
             mapping.read(0, STORED_SIZE);
+            // Which destroying brings to the file.
+            mapping.write(PLACE, CHANGED);
             Ok((file, device, mapping))
         },
         |_| control.destroy(NAME),
@@ -1991,7 +1996,9 @@ fn destroying_of_file() -> io::Result<()> {
             crate::assert_errno(device.info(), Errno::NODEV, "gone");
             drop((device, mapping));
             assert_eq!(control.list()?, []);
-            assert!(fs::read(STORED)? == stored_bytes(), "the file");
+            let mut expected = stored_bytes();
+            expected[PLACE..][..CHANGED.len()].copy_from_slice(CHANGED);
+            assert!(fs::read(STORED)? == expected, "the file");
             Ok(())
         },
     )
