@@ -50,9 +50,7 @@ impl WorkQueue {
             queue: NonNull::new(queue).ok_or(ENOMEM)?,
         })
     }
-}
 
-impl WorkQueue {
     /// Has work done, see [`Queue::enqueue`]. (Work that comes after a delay is not offered: nobody would wait for its
     /// timer.)
     pub(crate) fn enqueue<W, const ID: u64>(&self, work: W) -> W::EnqueueOutput
