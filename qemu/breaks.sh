@@ -6,31 +6,11 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 copy=$BUILD/breaks log=$BUILD/log/breaks
-take_lock "$BUILD/breaks.lock" "another run breaks the module in this folder: waiting for it"
-shopt -s nullglob
-patches=("$QEMU_DIR/breaks/"*"${1:-}"*.patch)
-((${#patches[@]})) || die "no patch in qemu/breaks/ has \"${1:-}\" in its name"
-mkdir -p "$copy" "$log"
-# What was built there stays, but for the module.
-find "$copy" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
-find "$CHECKOUT" -mindepth 1 -maxdepth 1 ! -name build ! -name .git -exec cp -a {} "$copy/" \;
-# The programs are the same.
-if [[ ! -d $copy/build ]]; then
-    mkdir "$copy/build"
-    cp -a "$BUILD/target" "$copy/build/"
-fi
-# Of what is built there the last may have been broken.
-find "$copy/src" -type f -exec touch {} +
-progress "a copy that is whole" "$log/whole.log" make -C "$copy" guest
+
 # run_test TEST: in a guest of its own, which ends with the first oops.
 run_test() {
     "$copy/qemu/boot.sh" --name breaks --limit 120 --append "init_on_alloc=0 oops=panic" mmapdev-test --exact "$1"
 }
-
-for patch in "${patches[@]}"; do
-    test=$(sed -n 's/^Test: //p' "$patch")
-    progress "$test" "$log/whole-$(basename "$patch" .patch).log" run_test "$test"
-done
 
 # change PATCH [-R]
 change() {
@@ -38,10 +18,34 @@ change() {
     "$QEMU_DIR/enter.sh" sh -ec 'cd build/breaks && busybox patch -p1 "$@"' sh -i "/mmapdev/${1#"$CHECKOUT/"}" "${@:2}" >/dev/null
 }
 
+# test_of PATCH: the test that is to notice.
+test_of() { sed -n 's/^Test: //p' "$1"; }
+
+take_lock "$BUILD/breaks.lock" "another run breaks the module in this folder: waiting for it"
+shopt -s nullglob
+patches=("$QEMU_DIR/breaks/"*"${1:-}"*.patch)
+((${#patches[@]})) || die "no patch in qemu/breaks/ has \"${1:-}\" in its name"
+mkdir -p "$copy" "$log"
+# What was built there stays.
+find "$copy" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
+find "$CHECKOUT" -mindepth 1 -maxdepth 1 ! -name build ! -name .git -exec cp -a {} "$copy/" \;
+# The programs are the same.
+if [[ ! -d $copy/build ]]; then
+    mkdir "$copy/build"
+    cp -a "$BUILD/target" "$copy/build/"
+fi
+# The module that was built there last may have been a broken one.
+find "$copy/src" -type f -exec touch {} +
+progress "a copy that is whole" "$log/whole.log" make -C "$copy" guest
+for patch in "${patches[@]}"; do
+    test=$(test_of "$patch")
+    progress "$test" "$log/whole-$(basename "$patch" .patch).log" run_test "$test"
+done
+
 survived=()
 for patch in "${patches[@]}"; do
     name=$(basename "$patch" .patch)
-    test=$(sed -n 's/^Test: //p' "$patch")
+    test=$(test_of "$patch")
     change "$patch"
     status=0
     # As make would: an error that is in the way of building is no test that is red.
