@@ -9,7 +9,7 @@ set -euo pipefail
 take_lock "$CACHE/provision.lock" "another run is preparing $CACHE: waiting for it"
 take_lock "$CACHE/use.lock" "another run is using $CACHE: waiting for it"
 shopt -s nullglob
-discard "$CACHE"/{base,root,choice,packages,source,kernel,sanitizer}-*
+discard "$CACHE"/{base,root,choice,packages,source,kernel,sanitizer,dependencies}-*
 remove "$CACHE"/accel-* "$CACHE"/{cargo,logs}
 rm -f "$CACHE"/*.lock
 rmdir "$CACHE" 2>/dev/null || say "left in $CACHE: what is not this project's"

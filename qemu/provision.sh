@@ -9,7 +9,7 @@ set -euo pipefail
 . "$QEMU_DIR/host-check.sh"
 
 wanted() {
-    echo "$BASE" "$ROOT" "$CHOICE"
+    echo "$BASE" "$ROOT" "$CHOICE" "$DEPENDENCIES"
     kernel_names || return 0
     echo "$SOURCE" "$OUT" "$SANITIZER"
     [[ -d $CACHE/$SOURCE ]] || echo "$DEBS"
@@ -19,7 +19,7 @@ wanted() {
 stale() {
     local path wanted
     wanted=" $(wanted | tr '\n' ' ') "
-    for path in "$CACHE"/{base,root,choice,packages,source,kernel,sanitizer}-*; do
+    for path in "$CACHE"/{base,root,choice,packages,source,kernel,sanitizer,dependencies}-*; do
         [[ ! -e $path || $wanted == *" ${path##*/} "* ]] || echo "$path"
     done
 }
