@@ -42,7 +42,7 @@ pub const NAME_SIZE: usize = 64;
 
 /// A name field.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(
     CONFIG_RUST,
     derive(zerocopy_derive::FromBytes, zerocopy_derive::IntoBytes)

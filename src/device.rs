@@ -273,8 +273,6 @@ impl<B: Backing> Device<B> {
 
 /// A device, whatever it is backed by: what the registry asks of it.
 pub(crate) trait AnyDevice: Send + Sync {
-    /// Returns the number that no other device has or had.
-    fn id(&self) -> u64;
     fn name(&self) -> &Name;
     /// See [`Device::info`].
     fn info(&self) -> abi::Info;
@@ -293,10 +291,6 @@ pub(crate) trait AnyDevice: Send + Sync {
 }
 
 impl<B: Backing> AnyDevice for Device<B> {
-    fn id(&self) -> u64 {
-        self.id
-    }
-
     fn name(&self) -> &Name {
         &self.name
     }

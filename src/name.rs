@@ -8,7 +8,7 @@ use crate::abi;
 const CONTROL: &str = "control";
 
 /// A name that a device may have: 1 to 63 of the characters `A-Z a-z 0-9 . _ -`, and colons where the module has given it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name(abi::Name);
 
 /// Why a name is refused.

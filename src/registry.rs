@@ -89,6 +89,8 @@ struct Devices {
     last_id: u64,
     count: usize,
     by_id: RBTree<u64, Entry>,
+    /// The ids of the same ones.
+    by_name: RBTree<Name, u64>,
     /// Those that are ending: they may yet write to what they are stored in.
     ending: RBTree<u64, Entry>,
 }
@@ -136,6 +138,7 @@ impl Registry {
                 last_id: 0,
                 count: 0,
                 by_id: RBTree::new(),
+                by_name: RBTree::new(),
                 ending: RBTree::new(),
             }),
         })
@@ -172,7 +175,7 @@ impl Registry {
     /// Makes a device and its node, and returns its id and the bytes in its largest folio.
     fn make(self: &Arc<Self>, plan: &Plan) -> Result<(u64, u32)> {
         let mut devices = self.devices.lock();
-        if devices.find(&plan.name).is_some() {
+        if devices.by_name.get(&plan.name).is_some() {
             return Err(EEXIST);
         }
         if devices.count == MAX_DEVICES {
@@ -182,6 +185,7 @@ impl Registry {
         let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
         // Once the node is there, somebody may have it open, and nothing may fail any more.
         let place = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let place_of_name = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let size = plan.source.size();
         let entry = match &plan.source {
             Source::Memory {
@@ -225,6 +229,9 @@ impl Registry {
         };
         let largest_folio = entry.device.largest_folio();
         devices.by_id.insert(place.into_node(id, entry));
+        devices
+            .by_name
+            .insert(place_of_name.into_node(plan.name, id));
         devices.last_id = id;
         devices.count += 1;
         Ok((id, largest_folio))
@@ -261,7 +268,7 @@ impl Registry {
     /// Fails with `ENOENT` where there is none of that name, and with `EOPNOTSUPP` where it is a BAR: that ends when its
     /// driver is unbound.
     pub(crate) fn destroy(&self, name: &Name) -> Result {
-        let id = self.devices.lock().find(name).ok_or(ENOENT)?;
+        let id = self.devices.lock().find(name)?;
         self.destroy_id(id).map_err(|error| match error {
             error if error == ENODEV => ENOENT,
             error => error,
@@ -292,6 +299,7 @@ impl Registry {
         entry.presence = None;
         if let Some(entry) = devices.by_id.remove_node(&id) {
             devices.ending.insert(entry);
+            devices.by_name.remove(device.name());
             devices.count -= 1;
         }
         drop(devices);
@@ -319,7 +327,7 @@ impl Registry {
     /// Returns the device of a name; `ENOENT` where there is none.
     pub(crate) fn get(&self, name: &Name) -> Result<Arc<dyn AnyDevice>> {
         let devices = self.devices.lock();
-        let id = devices.find(name).ok_or(ENOENT)?;
+        let id = devices.find(name)?;
         let entry = devices.by_id.get(&id).ok_or(ENOENT)?;
         Ok(entry.device.clone())
     }
@@ -339,10 +347,8 @@ impl Registry {
 }
 
 impl Devices {
-    /// Returns the id of the device of a name.
-    fn find(&self, name: &Name) -> Option<u64> {
-        let mut all = self.by_id.values();
-        all.find(|entry| entry.device.name() == name)
-            .map(|entry| entry.device.id())
+    /// Returns the id of the device of a name; `ENOENT` where there is none.
+    fn find(&self, name: &Name) -> Result<u64> {
+        self.by_name.get(name).copied().ok_or(ENOENT)
     }
 }
