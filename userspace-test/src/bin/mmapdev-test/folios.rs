@@ -10,7 +10,7 @@ use mmapdev_userspace::random::Random;
 use mmapdev_userspace::{pagemap, slowness, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite, read, write};
-use rustix::mm::{MapFlags, MprotectFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags};
 use rustix::pipe::{fcntl_setpipe_size, pipe_with, PipeFlags};
 use rustix::process::{setrlimit, Resource, Rlimit};
 use rustix::thread::{disable_transparent_huge_pages, sched_setaffinity, CpuSet};
@@ -183,6 +183,7 @@ fn window_in_device() -> io::Result<()> {
 /// Pipes that each hold one page, in a piece of memory of its own: what is in a pipe cannot be moved.
 struct Fragments {
     _pipes: Vec<(OwnedFd, OwnedFd)>,
+    _rest: Mapping,
 }
 
 impl Fragments {
@@ -195,7 +196,12 @@ impl Fragments {
         };
         setrlimit(Resource::Nofile, limit)?;
         // What only caches hold could be had as large pieces later.
-        memory::settled_free()?;
+        let free = memory::settled_free()?;
+        // Of most of it whole pieces are taken, which is done sooner.
+        let rest = (free as usize).saturating_sub(300 * MIB).max(HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE;
+        let rest = Mapping::anonymous(rest)?;
+        rest.advise(0, rest.len(), Advice::LinuxHugepage)?;
+        rest.advise(0, rest.len(), Advice::LinuxPopulateWrite)?;
         // The kernel keeps some memory back, all of it in large pieces.
         let kept_back = std::fs::read_to_string(KEPT_BACK)?;
         std::fs::write(KEPT_BACK, "2048")?;
@@ -219,7 +225,10 @@ impl Fragments {
                 }
             }
         }
-        Ok(Self { _pipes: pipes? })
+        Ok(Self {
+            _pipes: pipes?,
+            _rest: rest,
+        })
     }
 
     /// Takes memory until no large piece is free, and gives most of it back.
