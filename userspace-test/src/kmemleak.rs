@@ -17,19 +17,13 @@ pub fn is_there() -> bool {
     Path::new(FILE).exists()
 }
 
-/// Forgets what the kernel has lost by itself, while it booted.
-pub fn begin() -> io::Result<()> {
-    fs::write(FILE, "scan")?;
-    fs::write(FILE, "clear")
-}
-
-/// Returns what has been lost since then, in the kernel's words; nothing, if nothing is. Fails if the kernel has
+/// Returns what has been lost since the kernel booted, in the kernel's words; nothing, if nothing is. Fails if the kernel has
 /// switched its search off, as it does when it runs out of memory for it.
 pub fn lost() -> io::Result<String> {
     // What is younger than five seconds is not looked at, as its pointer may still be in a register; and
-    // what is on its way between two places may be missed by one scan.
+    // what has changed since the scan before counts as not lost.
+    thread::sleep(Duration::from_secs(6));
     for _ in 0..2 {
-        thread::sleep(Duration::from_secs(6));
         fs::write(FILE, "scan")?;
     }
     fs::read_to_string(FILE)

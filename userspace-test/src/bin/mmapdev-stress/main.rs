@@ -406,10 +406,6 @@ impl Before {
 /// All of it: what was wrong, and the table.
 fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     let mut log = Mark::now()?;
-    let finds_leaks = kmemleak::is_there();
-    if finds_leaks {
-        kmemleak::begin()?;
-    }
     let before = Before::now()?;
     let module = Loaded::with("devices=0")?;
     let cgroup = Cgroup::new("stress")?;
@@ -463,7 +459,7 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
         format!("page frames are lost: {lost:x?}")
     })?;
     drop(cgroup);
-    if finds_leaks {
+    if kmemleak::is_there() {
         let lost = kmemleak::lost()?;
         ensure(lost.is_empty(), || format!("memory is lost:\n{lost}"))?;
     } else {

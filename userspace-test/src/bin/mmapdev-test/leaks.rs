@@ -12,9 +12,8 @@ use std::sync::OnceLock;
 /// Charged for what the tests use; each test is a process of it.
 static CHARGED: OnceLock<Cgroup> = OnceLock::new();
 
-/// Has the kernel keep account of what comes from now on. Before the first test.
+/// Has the kernel keep account of the pages that come from now on. Before the first test.
 pub(crate) fn begin() -> io::Result<()> {
-    kmemleak::begin()?;
     let cgroup = Cgroup::new("mmapdev-test")?;
     cgroup.enter()?;
     CHARGED.set(cgroup).map_err(|_| io::Error::other("twice"))

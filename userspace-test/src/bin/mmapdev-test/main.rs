@@ -234,7 +234,7 @@ fn main() {
     // On a kernel that looks for mistakes; what was leaked is found last.
     let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
         if !arguments.list {
-            leaks::begin().expect("a kernel with kmemleak and memory cgroups");
+            leaks::begin().expect("a kernel with memory cgroups");
         }
         &[
             ("kunit", kunit::TESTS),
