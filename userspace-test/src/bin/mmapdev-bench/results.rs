@@ -12,6 +12,9 @@ pub(crate) const PER_SECOND: &str = "per second";
 /// The unit of one figure as a multiple of another.
 pub(crate) const RATIO: &str = "times";
 
+/// The unit of what takes time; any other is counted.
+const NANOSECONDS: &str = "ns";
+
 /// The figures of one or more boots.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Collection {
@@ -50,6 +53,15 @@ pub(crate) struct Row {
 }
 
 impl Results {
+    /// How often to measure each: what is counted is the same each time but the first, in which there may be more to do.
+    pub(crate) fn runs(&self) -> usize {
+        if self.unit == NANOSECONDS {
+            5
+        } else {
+            3
+        }
+    }
+
     /// Adds a figure from several runs of it.
     pub(crate) fn add(&mut self, metric: &str, variant: &str, unit: String, mut runs: Vec<f64>) {
         runs.sort_by(f64::total_cmp);
@@ -61,7 +73,7 @@ impl Results {
             variant: variant.into(),
             unit,
             min,
-            median: runs[runs.len() / 2],
+            median: runs[(runs.len() - 1) / 2],
             max,
         });
     }

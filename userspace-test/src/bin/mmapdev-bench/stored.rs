@@ -24,7 +24,6 @@ use std::process::Command;
 
 const SIZE: usize = 64 * MIB;
 const PAGES: f64 = (SIZE / PAGE) as f64;
-const RUNS: usize = 5;
 /// How many single pages are touched, of all that there are.
 const TOUCHES: usize = 4096;
 
@@ -53,7 +52,7 @@ fn scans(results: &mut Results, variant: &str, file: &dyn AsFd) -> io::Result<()
     for last in (1..pages.len()).rev() {
         pages.swap(last, choice.below(last + 1));
     }
-    for _ in 0..RUNS {
+    for _ in 0..results.runs() {
         drop_caches()?;
         let mapping = map()?;
         let (summed, sum) = read_from_disk(SIZE, || mapping.sum(0, SIZE))?;

@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 /// How much memory that is, all that the BAR has.
 pub(crate) const SIZE: usize = 256 * MIB;
 const PAGES: f64 = (SIZE / PAGE) as f64;
-const RUNS: usize = 5;
 
 /// Measures each kind of memory.
 pub(crate) fn measure(results: &mut Results) -> io::Result<()> {
@@ -64,7 +63,7 @@ fn touches(
 ) -> io::Result<()> {
     map()?.touch_write(0, SIZE, 1);
     let [mut reads, mut writes] = [(); 2].map(|()| Vec::new());
-    for _ in 0..RUNS {
+    for _ in 0..results.runs() {
         let (read, done) = cost(|| map().map(|mapping| mapping.touch_read(0, SIZE)));
         done?;
         reads.push(read / PAGES);
