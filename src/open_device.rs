@@ -9,7 +9,7 @@ use crate::events::Seen;
 use crate::registry::Registry;
 use kernel::fs::File;
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, UniqueArc};
 
 /// What a device's node is registered with.
 pub(crate) struct Node<B: Backing> {
@@ -28,17 +28,19 @@ pub(crate) struct OpenDevice<B: Backing> {
 impl<B: Backing> OpenDevice<B> {
     /// Opens a device. May sleep. Fails with `ENOMEM`, and as [`Backing::open`] does.
     pub(crate) fn new(node: &Node<B>, file: &File) -> Result<Arc<Self>> {
+        // What a program can have many of is charged to its memory cgroup, as the file itself is. Nothing fails once it is
+        // counted as open: its end may wait for a disk, and who opens holds the lock of all misc devices.
+        let place = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let usage = node.device.backing().open(file)?;
         let seen = node.device.events().seen_by_now();
         node.device.opened();
-        let open = Self {
+        let open = place.write(Self {
             device: node.device.clone(),
             registry: node.registry.clone(),
             seen,
             _usage: usage,
-        };
-        // What a program can have many of is charged to its memory cgroup, as the file itself is.
-        Ok(Arc::new(open, GFP_KERNEL_ACCOUNT)?)
+        });
+        Ok(open.into())
     }
 
     pub(crate) fn device(&self) -> &Device<B> {
