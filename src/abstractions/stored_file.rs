@@ -136,7 +136,7 @@ impl Drop for FileQueues {
 }
 
 /// Where one file is read and written by whoever may wait: each by workers of its own, since each may wait for the other,
-/// and where memory is short a queue has one worker; and no file waits for another, whose file system may be frozen, say.
+/// and a queue has so many workers at most; and no file waits for another, whose file system may be frozen, say.
 #[pin_data]
 struct FileWorkers {
     reads: WorkQueue,

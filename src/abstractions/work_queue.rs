@@ -34,13 +34,17 @@ impl WorkQueue {
     /// Makes a queue of which up to `most` pieces of work are done at the same time, or as many as the kernel takes by
     /// default where that is 0.
     ///
-    /// Mirrors `alloc_workqueue()` with `WQ_UNBOUND | WQ_MEM_RECLAIM`. May sleep. Fails with `ENOMEM`.
+    /// Its workers may call file systems, and so it is none that has one kept for it while memory is short
+    /// (`WQ_MEM_RECLAIM`): such a worker may wait for no queue that has none, as XFS and ext4 do where a disk is full. The
+    /// loop driver's is none either.
+    ///
+    /// Mirrors `alloc_workqueue()` with `WQ_UNBOUND`. May sleep. Fails with `ENOMEM`.
     pub(crate) fn new(name: &'static CStr, most: u32) -> Result<Self> {
         // SAFETY: The format takes one string, which is static.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM,
+                bindings::wq_flags_WQ_UNBOUND,
                 most as c_int,
                 name.as_char_ptr(),
             )
