@@ -231,8 +231,17 @@ impl PseudoMount {
 
 impl Drop for PseudoMount {
     fn drop(&mut self) {
-        // What is to be synced has been, where that was wanted.
-        self.set_fs_info(core::ptr::null_mut());
+        if self.stored.is_some() {
+            // What is to be synced has been, where that was wanted. Unmounting waits for who is at it only where nobody else
+            // keeps the super block active, as a thaw by SysRq does.
+            // SAFETY: By the type invariant the mount is valid, and so is its super block; this may sleep.
+            let lock = unsafe { &raw mut (*self.mount.as_ref().mnt_sb).s_umount };
+            // SAFETY: The lock is valid, and not held by this thread.
+            unsafe { bindings::down_write(lock) };
+            self.set_fs_info(core::ptr::null_mut());
+            // SAFETY: Just locked.
+            unsafe { bindings::up_write(lock) };
+        }
         // SAFETY: By the type invariant this is a mount from `kern_mount()`, and it is not used again.
         unsafe { bindings::kern_unmount(self.mount.as_ptr()) };
         self.fs_type.unmounted();
