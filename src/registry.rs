@@ -174,6 +174,8 @@ impl Registry {
 
     /// Makes a device and its node, and returns its id and the bytes in its largest folio.
     fn make(self: &Arc<Self>, plan: &Plan) -> Result<(u64, u32)> {
+        // Where it fails late, the device of a file goes after the lock: `sync()` may be at its super block and a disk.
+        let mut unmade: Option<Arc<Device<FileBacking>>> = None;
         let mut devices = self.devices.lock();
         if devices.by_name.get(&plan.name).is_some() {
             return Err(EEXIST);
@@ -212,6 +214,7 @@ impl Registry {
                     counters.clone(),
                 )?;
                 let device = Device::new(id, plan.name, size, Ok(backing), counters.clone())?;
+                unmade = Some(device.clone());
                 let watch = match FileWatch::new(file, device.clone()) {
                     // Then each call looks for itself.
                     Err(error) if error == EOPNOTSUPP => None,
@@ -234,6 +237,8 @@ impl Registry {
             .insert(place_of_name.into_node(plan.name, id));
         devices.last_id = id;
         devices.count += 1;
+        drop(devices);
+        drop(unmade);
         Ok((id, largest_folio))
     }
 
