@@ -557,6 +557,11 @@ bool abstractions_helper_vma_thp_disabled(struct vm_area_struct *vma)
 	return vma_thp_disabled(vma, vma->vm_flags, false);
 }
 
+bool abstractions_helper_pmd_trans_huge(pmd_t *pmd)
+{
+	return pmd_trans_huge(pmdp_get_lockless(pmd));
+}
+
 bool abstractions_helper_pmd_none(pmd_t *pmd)
 {
 	return pmd_none(pmdp_get_lockless(pmd));

@@ -200,6 +200,7 @@ extern "C" {
         vma: *mut bindings::vm_area_struct,
     ) -> bool;
     pub(super) fn abstractions_helper_vma_thp_disabled(vma: *mut bindings::vm_area_struct) -> bool;
+    pub(super) fn abstractions_helper_pmd_trans_huge(pmd: *mut bindings::pmd_t) -> bool;
     pub(super) fn abstractions_helper_pmd_none(pmd: *mut bindings::pmd_t) -> bool;
 
     // capability.rs

@@ -256,9 +256,7 @@ impl PageFault {
     /// Nor where the window does not fit in one page table, user space tracks single pages by
     /// userfaultfd, or a first write wants to be noted. A write marks the whole window dirty. Bad memory is left out. Mirrors `filemap_map_pages()`. Does not sleep.
     pub(crate) fn map_resident(&self, order: u32) -> Option<Installed<'_>> {
-        // SAFETY: The VMA is valid and locked by the type invariant.
-        let tracked = unsafe { helpers::abstractions_helper_uffd_disable_fault_around(self.vma()) };
-        if order > PMD_ORDER || tracked || self.is_copy_on_write() || self.has_notice() {
+        if order > PMD_ORDER || self.is_tracked() || self.is_copy_on_write() || self.has_notice() {
             return None;
         }
         let (first, pages) = self.window(order);
@@ -270,6 +268,38 @@ impl PageFault {
             unsafe { bindings::filemap_map_pages(self.as_raw(), start, start + pages - 1) };
         let done = reason & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0;
         done.then_some(Installed(reason, PhantomData))
+    }
+
+    /// Whether user space tracks single pages by userfaultfd.
+    fn is_tracked(&self) -> bool {
+        // SAFETY: The VMA is valid and locked by the type invariant.
+        unsafe { helpers::abstractions_helper_uffd_disable_fault_around(self.vma()) }
+    }
+
+    /// Maps the touched page alone where another page of its folio is bad, which is so where it went bad while somebody held
+    /// the folio, so that it could not be split: `finish_fault()` looks at the touched page only, and then maps all of them.
+    /// `None` where it does right.
+    ///
+    /// Mirrors `vmf_insert_page_mkwrite()`. May sleep.
+    fn map_alone(&self, folio: &LockedFolio) -> Option<bindings::vm_fault_t> {
+        if !folio.is_poisoned() || folio.is_page_poisoned(self.index()) {
+            return None;
+        }
+        // Of a page that is copied, or of a VMA that is tracked, the C side maps one.
+        if self.is_copy_on_write() || self.is_tracked() {
+            return None;
+        }
+        // SAFETY: The fault is valid by the type invariant, and so is its entry.
+        if unsafe { helpers::abstractions_helper_pmd_trans_huge((*self.as_raw()).pmd) } {
+            // Mapped as a whole meanwhile, before it went bad; so the touch does not come again.
+            return Some(bindings::vm_fault_reason_VM_FAULT_NOPAGE);
+        }
+        // SAFETY: As above, the page is one of a folio of the file that is locked and referenced, and there is no huge page in
+        // the place of its table: only of this folio could there be one. Where a first write is to be noted, the protection of
+        // the VMA allows none, and it comes again.
+        Some(unsafe {
+            bindings::vmf_insert_page_mkwrite(self.as_raw(), folio.page_at(self.index()), false)
+        })
     }
 
     /// Puts the answer of a handler into the form that the C side wants. What is to be found or read is: `found` is
@@ -288,7 +318,22 @@ impl PageFault {
             }
             FaultOutcome::FindOrRead => {
                 // SAFETY: The fault is valid, and the file it is in maps an `AddressSpace`, which has `read_folio`.
-                let reason = unsafe { bindings::filemap_fault(self.as_raw()) };
+                let mut reason = unsafe { bindings::filemap_fault(self.as_raw()) };
+                if reason & bindings::vm_fault_reason_VM_FAULT_LOCKED != 0 {
+                    // SAFETY: By this answer the fault has a page, with a reference to it and the lock of its folio.
+                    let folio = unsafe {
+                        let page = (*self.as_raw()).page;
+                        let folio = helpers::abstractions_helper_page_folio(page);
+                        LockedFolio::from_raw(NonNull::new_unchecked(folio))
+                    };
+                    if let Some(mapped) = self.map_alone(&folio) {
+                        // SAFETY: The fault is valid. Its reference and its lock go with `folio`.
+                        unsafe { (*self.as_raw()).page = core::ptr::null_mut() };
+                        reason = mapped | reason & bindings::vm_fault_reason_VM_FAULT_MAJOR;
+                    } else {
+                        folio.into_raw();
+                    }
+                }
                 // If it is to be repeated, the lock is gone by now, and with it what the fault and the file are in.
                 if reason & bindings::vm_fault_reason_VM_FAULT_RETRY == 0 {
                     found(Installed(reason, PhantomData).failure());
@@ -303,6 +348,9 @@ impl PageFault {
         if !folio.holds(self.mapping(), self.index()) || !folio.is_uptodate() {
             kernel::pr_warn_once!("a fault handler gave a folio that is not the page's\n");
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        }
+        if let Some(reason) = self.map_alone(&folio) {
+            return reason;
         }
         let page = folio.page_at(self.index());
         folio.into_raw();

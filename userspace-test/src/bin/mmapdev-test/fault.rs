@@ -266,6 +266,11 @@ pub(crate) const TESTS: &[Test] = &[
         bad_memory,
     ),
     Test::with(
+        "bad_memory_in_a_huge_page_that_is_held_is_an_error_and_its_neighbours_are_not",
+        "huge=1 size_mib=2",
+        bad_memory_in_what_is_held,
+    ),
+    Test::with(
         "bad_memory_is_an_error_and_its_neighbours_are_not_in_small_pages",
         SMALL,
         bad_memory,
@@ -537,19 +542,20 @@ fn huge_fault_beside_a_page_table() -> io::Result<()> {
     Ok(())
 }
 
-/// One page goes bad: touching it is SIGBUS, reading or splicing it EIO, and all the others have what they had.
-fn bad_memory() -> io::Result<()> {
-    const BAD: usize = 37 * PAGE;
-    let device = Device::open()?;
-    Mapping::shared(&device, SIZE)?.touch_write(0, SIZE, 7);
+/// A page that is to go bad.
+const BAD: usize = 37 * PAGE;
+
+/// Has it go bad, of a device of `size` bytes.
+fn poison(device: &Device, size: usize) -> io::Result<()> {
     // In a process of its own: whoever has the page mapped may be told by a signal.
     let poisoner = Child::run(|| {
-        let mapping = Mapping::shared(&device, SIZE).expect("a mapping");
+        let mapping = Mapping::shared(device, size).expect("a mapping");
         mapping.touch_read(BAD, PAGE);
+        // The kernel has poisoned the page, and cannot say that nobody will come to it.
+        let poisoned = [Errno::BUSY, Errno::HWPOISON].map(|errno| Some(errno.raw_os_error()));
         match mapping.advise(BAD, PAGE, Advice::LinuxHwPoison) {
             Ok(()) => Vec::new(),
-            // The kernel has poisoned the page, and cannot say that nobody will come to it.
-            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Vec::new(),
+            Err(error) if poisoned.contains(&error.raw_os_error()) => Vec::new(),
             Err(error) => error.to_string().into_bytes(),
         }
     })?;
@@ -559,6 +565,52 @@ fn bad_memory() -> io::Result<()> {
         Outcome::Killed(rustix::process::Signal::BUS.as_raw()),
     ];
     assert!(told.contains(&outcome), "{outcome:?}");
+    Ok(())
+}
+
+/// One page goes bad in a huge page that somebody holds a part of, so that it stays one: the bad page is not mapped with
+/// its neighbours.
+fn bad_memory_in_what_is_held() -> io::Result<()> {
+    let device = Device::open()?;
+    Mapping::shared(&device, HUGE_PAGE)?.touch_write(0, HUGE_PAGE, 7);
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let none = rustix::pipe::SpliceFlags::empty();
+    let held = rustix::pipe::splice(&device, Some(&mut 0), &writer, None, PAGE, none);
+    assert_eq!(held, Ok(PAGE));
+    poison(&device, HUGE_PAGE)?;
+    let folio = device.frame(0)?.folio_bytes;
+    assert_eq!(folio, HUGE_PAGE as u64, "it was split");
+
+    for write in [false, true] {
+        // Of one page table, and none is there yet.
+        let mapping = Mapping::shared_aligned(&device, HUGE_PAGE, HUGE_PAGE)?;
+        if write {
+            mapping.store(0, 7);
+        } else {
+            assert_eq!(mapping.load(0), 7);
+        }
+        // By this process: a child would begin with nothing mapped.
+        let touched = mapping.try_load_word(BAD);
+        assert!(touched.is_err(), "{touched:?}, {write}");
+        for at in (0..HUGE_PAGE).step_by(PAGE).filter(|&at| at != BAD) {
+            assert_eq!(mapping.load(at), 7, "{at:#x}");
+            mapping.store(at, 7);
+        }
+    }
+    // The kernel keeps back a bad page that is given up by itself, and has no eye for one in a larger piece, which the next
+    // test would get.
+    drop((reader, writer));
+    device.punch((BAD - PAGE) as u64, 3 * PAGE as u64)?;
+    let folio = device.frame(0)?.folio_bytes;
+    assert!(folio < HUGE_PAGE as u64, "not split: {folio} bytes");
+    Ok(())
+}
+
+/// One page goes bad: touching it is SIGBUS, reading or splicing it EIO, and all the others have what they had.
+fn bad_memory() -> io::Result<()> {
+    let device = Device::open()?;
+    Mapping::shared(&device, SIZE)?.touch_write(0, SIZE, 7);
+    poison(&device, SIZE)?;
 
     let mapping = Mapping::shared(&device, SIZE)?;
     // A neighbour first, so that a batch could take the bad page along.
