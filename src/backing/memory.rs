@@ -5,8 +5,8 @@
 //! # Lock order
 //!
 //! The invalidate lock, then the lock of a folio, as `abstractions/page_cache.rs` has it. A folio that
-//! is found is locked without the invalidate lock; then the size is looked at again, as whoever cuts
-//! the file short sets the size before it takes the folios out one by one, each under its lock.
+//! is found is locked without the invalidate lock: where it is in the page cache still, whoever cuts the
+//! file short has yet to come to it, and unmaps it then, under its lock.
 
 use super::{copy_in, Backing};
 use crate::abi;
