@@ -1292,10 +1292,15 @@ fn kept_across_unbinding() -> io::Result<()> {
     const NAP: Duration = Duration::from_millis(1);
     /// How many children of a forker are there at a time.
     const CHILDREN: u64 = 8;
-    let len = 2 * GIB;
     for turn in 0..ROUNDS {
         // What forkers have takes its time to be gone through: in most rounds there are none, and touches are cut off at once.
         let forkers = usize::from(turn % 4 == 3);
+        // Entries for a whole GiB are what forks have in their hands; where there are none, a BAR that is mapped into the
+        // kernel, and what KASAN has of it, in no time.
+        let (ivshmem, len) = match forkers {
+            0 => (shared(), SIZE),
+            _ => (large(), 2 * GIB),
+        };
         // What all of them share: whether it is unbound, and then how far each is.
         let board = memfd_create("board", MemfdFlags::CLOEXEC)?;
         ftruncate(&board, PAGE as u64)?;
@@ -1316,7 +1321,7 @@ fn kept_across_unbinding() -> io::Result<()> {
         let mut children = Vec::new();
         for number in 0..TOUCHERS {
             children.push(Child::run(|| {
-                let device = open(&large(), MEMORY).expect("the BAR");
+                let device = open(&ivshmem, MEMORY).expect("the BAR");
                 // The last few, a page each: they are gone through in no time, so that a touch that is on its way
                 // may well come after.
                 let mut kept = VecDeque::new();
@@ -1348,7 +1353,7 @@ fn kept_across_unbinding() -> io::Result<()> {
         }
         for number in TOUCHERS..TOUCHERS + forkers {
             children.push(Child::run(|| {
-                let device = open(&large(), MEMORY).expect("the BAR");
+                let device = open(&ivshmem, MEMORY).expect("the BAR");
                 let mapping = Mapping::shared_aligned(&device, len, GIB).expect("a mapping");
                 for offset in (0..len).step_by(HUGE_PAGE) {
                     touch(&mapping, offset);
@@ -1390,12 +1395,12 @@ fn kept_across_unbinding() -> io::Result<()> {
             let enough = |(number, count)| count >= if number < TOUCHERS { 200 } else { 4 };
             all.enumerate().all(enough).then_some(())
         })?;
-        large().unbind()?;
+        ivshmem.unbind()?;
         unbound.store(1, Ordering::SeqCst);
         for child in children {
             child.join();
         }
-        large().bind()?;
+        ivshmem.bind()?;
     }
     Ok(())
 }
