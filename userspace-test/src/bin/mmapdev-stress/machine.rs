@@ -416,7 +416,10 @@ impl Bad {
         }
         ensure_errno(self.read(self.page), Errno::IO, "a read of it")?;
         self.check(&mapping, self.others(), |page| Self::content(page, 0))?;
-        // With the whole of what its folio may have been, as a part is overwritten where it is.
+        // By itself first, so that its folio is split: the kernel keeps back a bad page that is given up alone, and has no eye
+        // for one in a larger piece, which somebody would get. Then with the whole of what its folio may have been, as a part
+        // is overwritten where it cannot be split.
+        self.device.punch((self.page * PAGE) as u64, PAGE as u64)?;
         let unit = kind.folio / PAGE;
         let first = self.page / unit * unit;
         let start = (first * PAGE) as u64;
