@@ -25,9 +25,12 @@ const SIZE: usize = 8 * MIB;
 const PAGES: usize = SIZE / PAGE;
 /// Devices, each of which is untouched when its turn comes.
 const DEVICES: usize = 8;
-/// How long the actors are at one device at least: until each has acted so often, too.
+/// How long the actors are at one device at least: until each has acted so often, too, and who stores many words at a time so
+/// often that there are more than [`WORDS_AT_ONE`].
 const TIME_AT_ONE: Duration = Duration::from_secs(1);
 const ACTS_AT_ONE: usize = 2;
+const ACTS_OF_STORER: usize = 8;
+const WORDS_AT_ONE: usize = 1000;
 
 pub(crate) const TESTS: &[Test] = &[Test {
     limit: Some(Duration::from_secs(180)),
@@ -61,6 +64,16 @@ const OWNERS: [Owner; 6] = [
     Owner::Mapper,
     Owner::Forker,
 ];
+
+impl Owner {
+    /// How often it acts at one device at least.
+    fn acts(self) -> usize {
+        match self {
+            Self::LowerHalf | Self::UpperHalf | Self::Everywhere => ACTS_OF_STORER,
+            Self::Caller | Self::Mapper | Self::Forker => ACTS_AT_ONE,
+        }
+    }
+}
 
 /// The owner of the word at an offset, if it has one: the others stay zero.
 fn owner(offset: usize) -> Option<Owner> {
@@ -427,15 +440,15 @@ impl Actor<'_> {
         Ok(())
     }
 
-    /// Acts until the round is over.
-    fn run(&mut self, act: Act, missing: Missing<'_>) -> io::Result<()> {
+    /// Acts until the round is over, and is missing until it has acted `enough`.
+    fn run(&mut self, act: Act, enough: usize, missing: Missing<'_>) -> io::Result<()> {
         let scene = self.scene;
         let mut missing = Some(missing);
         let mut count = 0;
         while Instant::now() < scene.end || scene.missing.load(Ordering::Relaxed) > 0 {
             act(self)?;
             count += 1;
-            if count == ACTS_AT_ONE {
+            if count == enough {
                 missing = None;
             }
         }
@@ -482,7 +495,7 @@ fn round(device: &Device, seed: u64) -> io::Result<()> {
                         words: Words::of(owner.unwrap_or(Owner::LowerHalf)),
                         seen: Seen::default(),
                     };
-                    actor.run(act, missing)?;
+                    actor.run(act, owner.map_or(ACTS_AT_ONE, Owner::acts), missing)?;
                     Ok(actor.words.written)
                 });
                 (name, actor)
@@ -500,7 +513,7 @@ fn round(device: &Device, seed: u64) -> io::Result<()> {
         io::Result::Ok(())
     })?;
     assert!(
-        expected.len() > 300,
+        expected.len() > WORDS_AT_ONE,
         "only {} words were written",
         expected.len()
     );
