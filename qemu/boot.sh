@@ -86,7 +86,7 @@ if [[ $icount ]]; then
     # One tick of the guest's clock is one instruction, and two runs are the same in every digit. What a
     # CPU draws from outside is off for that; and so are the string instructions, each step of which would
     # count as an instruction.
-    accelerator=(-accel tcg -icount shift=0,sleep=off -smp 1 -cpu "max,-rdrand,-rdseed,-erms,-fsrm"
+    accelerator=(-accel tcg -icount shift=0,sleep=off -smp 1 -cpu "max,-rdrand,-rdseed,-erms,-fsrm,-fsrs"
         -rtc base=2026-01-01T00:00:00,clock=vm -seed 1)
     append="nokaslr norandmaps $append"
 elif [[ $("$QEMU_DIR/accel.sh") == kvm ]]; then
