@@ -174,7 +174,7 @@ impl Registry {
 
     /// Makes a device and its node, and returns its id and the bytes in its largest folio.
     fn make(self: &Arc<Self>, plan: &Plan) -> Result<(u64, u32)> {
-        // Where it fails late, the device of a file goes after the lock: `sync()` may be at its super block and a disk.
+        // Where it fails late, the device of a file goes after the lock: `sync()` may be at it and at a disk.
         let mut unmade: Option<Arc<Device<FileBacking>>> = None;
         let mut devices = self.devices.lock();
         if devices.by_name.get(&plan.name).is_some() {
@@ -215,6 +215,7 @@ impl Registry {
                 )?;
                 let device = Device::new(id, plan.name, size, Ok(backing), counters.clone())?;
                 unmade = Some(device.clone());
+                device.backing().begin_to_sync();
                 let watch = match FileWatch::new(file, device.clone()) {
                     // Then each call looks for itself.
                     Err(error) if error == EOPNOTSUPP => None,

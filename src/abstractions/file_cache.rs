@@ -42,13 +42,13 @@ use kernel::types::ForeignOwnable;
 ///
 /// - `inode` is valid, its `a_ops` are [`Self::OPERATIONS`], and its `i_private` is the pointer of `source`.
 /// - Besides this value's own reference to it there are those of who goes through all inodes of a super block, as `sync()`
-///   and who drops caches do. They hold `s_umount` meanwhile, so that none is left when `_mount` is gone.
-/// - The inode was made on `_mount`, which it does not keep by itself.
+///   and who drops caches do. They hold `s_umount` meanwhile, so that none is left when `mount` is gone.
+/// - The inode was made on `mount`, which it does not keep by itself.
 pub(crate) struct FileCache {
     inode: NonNull<bindings::inode>,
     // Both are dropped after `drop` has let go of the inode, and in this order: the file when nobody can write to it, or be
     // about to evict the inode, any more.
-    _mount: PseudoMount,
+    mount: PseudoMount,
     source: Arc<Source>,
 }
 
@@ -132,9 +132,15 @@ impl FileCache {
         // INVARIANT: Set just now; the reference from the allocation is the only one.
         Ok(Self {
             inode,
-            _mount: mount,
+            mount,
             source,
         })
+    }
+
+    /// From now on `sync()` writes back what is dirty here, and syncs the file after that; dropping this waits for one that
+    /// is at it, and so maybe for a disk.
+    pub(crate) fn begin_to_sync(&self) {
+        self.mount.begin_to_sync();
     }
 
     /// Returns the file that stores the pages.
@@ -536,7 +542,7 @@ impl Deref for FileCache {
 impl Drop for FileCache {
     fn drop(&mut self) {
         // SAFETY: By the type invariant this is a reference. Whoever has the last one evicts the inode, and with it every
-        // folio, after waiting for those that are being read or written back; which is before `_mount` is gone.
+        // folio, after waiting for those that are being read or written back; which is before `mount` is gone.
         unsafe { bindings::iput(self.inode.as_ptr()) };
     }
 }

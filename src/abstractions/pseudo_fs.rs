@@ -166,8 +166,8 @@ impl PseudoMount {
     }
 
     /// Mounts the file system with a bdi of its own (`struct backing_dev_info`): the kernel's flusher writes back
-    /// dirty pages of its inodes, and throttles who makes more of them than it can write. That is to `stored`, which
-    /// `sync()` syncs after it.
+    /// dirty pages of its inodes, and throttles who makes more of them than it can write. That is to `stored`, see
+    /// [`Self::begin_to_sync`].
     ///
     /// Mirrors `kern_mount()` and `super_setup_bdi()`. May sleep. Fails with `ENOMEM`.
     pub(super) fn with_write_back(
@@ -188,13 +188,26 @@ impl PseudoMount {
             }
         }
         mount.stored = Some(stored);
-        mount.set_fs_info(file.cast());
         Ok(mount)
+    }
+
+    /// From now on `sync()` syncs the file that is written back to after what is written back, and dropping this waits
+    /// for a `sync()` that is at it, and so maybe for a disk.
+    pub(super) fn begin_to_sync(&self) {
+        if let Some(stored) = &self.stored {
+            self.set_fs_info(stored.as_ptr().cast());
+        }
     }
 
     fn set_fs_info(&self, info: *mut c_void) {
         // SAFETY: By the type invariant the mount is valid, and so is its super block. Others only read this word.
         unsafe { (&raw mut (*self.mount.as_ref().mnt_sb).s_fs_info).write_volatile(info) };
+    }
+
+    fn has_begun_to_sync(&self) -> bool {
+        // SAFETY: As above.
+        let info = unsafe { (&raw const (*self.mount.as_ref().mnt_sb).s_fs_info).read_volatile() };
+        !info.is_null()
     }
 
     /// Allocates an inode that the flusher knows, see [`Self::with_write_back`]; the caller owns the only
@@ -231,7 +244,7 @@ impl PseudoMount {
 
 impl Drop for PseudoMount {
     fn drop(&mut self) {
-        if self.stored.is_some() {
+        if self.has_begun_to_sync() {
             // What is to be synced has been, where that was wanted. Unmounting waits for who is at it only where nobody else
             // keeps the super block active, as a thaw by SysRq does.
             // SAFETY: By the type invariant the mount is valid, and so is its super block; this may sleep.

@@ -52,6 +52,11 @@ impl FileBacking {
         self.cache.store().is_writable()
     }
 
+    /// See [`FileCache::begin_to_sync`].
+    pub(crate) fn begin_to_sync(&self) {
+        self.cache.begin_to_sync();
+    }
+
     /// Returns how many bytes there are by what the file has now, and has had all the time.
     pub(crate) fn size_of_file(&self) -> u64 {
         self.cache.store().lasting_size().min(self.most)
