@@ -11,6 +11,7 @@
 
 use super::folio::LockedFolio;
 use super::helpers;
+use super::write_back_scope::WriteBackScope;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -294,12 +295,22 @@ impl PageFault {
             // Mapped as a whole meanwhile, before it went bad; so the touch does not come again.
             return Some(bindings::vm_fault_reason_VM_FAULT_NOPAGE);
         }
+        // A table for it is allocated under the folio's lock, which is not to wait for write-back of other folios: who does
+        // that may wait for this lock.
+        let _scope = WriteBackScope::enter();
         // SAFETY: As above, the page is one of a folio of the file that is locked and referenced, and there is no huge page in
         // the place of its table: only of this folio could there be one. Where a first write is to be noted, the protection of
         // the VMA allows none, and it comes again.
-        Some(unsafe {
+        let reason = unsafe {
             bindings::vmf_insert_page_mkwrite(self.as_raw(), folio.page_at(self.index()), false)
-        })
+        };
+        // Somebody may have taken the table away meanwhile, as it was empty, of which that makes the same as of no memory.
+        // The touch comes again; and where there is no memory at all, that is told when a table is set aside for it, before it
+        // comes here.
+        if reason & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
+            return Some(bindings::vm_fault_reason_VM_FAULT_NOPAGE);
+        }
+        Some(reason)
     }
 
     /// Puts the answer of a handler into the form that the C side wants. What is to be found or read is: `found` is
@@ -607,10 +618,7 @@ impl<'a> HugeFault<'a> {
     /// What [`PageFault::map_resident`] is to small pages: a touch of theirs needs no fault then. Nothing is
     /// mapped where user space tracks single pages by userfaultfd. Does not sleep.
     pub(crate) fn insert_resident_neighbours(&self, order: u32) {
-        // SAFETY: The VMA is valid and locked by the type invariant of the fault.
-        let tracked =
-            unsafe { helpers::abstractions_helper_uffd_disable_fault_around(self.0.vma()) };
-        if tracked {
+        if self.0.is_tracked() {
             return;
         }
         for mut neighbour in self.0.huge_neighbours(order) {

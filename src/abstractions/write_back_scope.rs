@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a task is while it writes pages back into another file system.
+//! What a task is while it writes pages back into another file system, or has what that may wait for.
 //!
 //! C header: [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h), `memalloc_noio_save()`; `PF_LOCAL_THROTTLE` in
 //! [`include/linux/sched.h`](srctree/include/linux/sched.h)
