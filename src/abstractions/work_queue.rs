@@ -14,7 +14,7 @@ use kernel::prelude::*;
 use kernel::str::CStrExt;
 use kernel::workqueue::{Queue, RawWorkItem};
 
-/// An unbound queue, with a worker of its own for when there is no memory for another; dropping it waits for all work.
+/// An unbound queue; dropping it waits for all work.
 ///
 /// It must not be dropped by work on it.
 ///
