@@ -195,8 +195,9 @@ inside_build_sanitizer() {
 # Neither MIRROR nor the way to the network is part of what a product is.
 BASE=base-$(hash_of "$SUITE" "$(declare -f step_base)")
 ROOT=root-$(hash_of "$BASE" "${PACKAGES[@]}" "$(declare -f step_root inside_install)")
-# Kept by cargo.sh.
-DEPENDENCIES=dependencies-$(hash_of "$ROOT" "$(<"$CHECKOUT/userspace-test/Cargo.toml")" "$(<"$CHECKOUT/userspace-test/Cargo.lock")")
+# Kept by cargo.sh. What Cargo.toml has of the project's own programs makes no difference.
+DEPENDENCIES=dependencies-$(hash_of "$ROOT" "$(awk '/^\[/ { told = /dependencies|profile/ } told' "$CHECKOUT/userspace-test/Cargo.toml")" \
+    "$(<"$CHECKOUT/userspace-test/Cargo.lock")")
 CHOICE=choice-$(hash_of "$BASE" "${KERNEL:-}" "$PIN_SERIES" "$PIN_RELEASE" "$PIN_VERSION" "$FLAVOUR" "$(declare -f inside_choose)")
 
 # The names that depend on which kernel was chosen; false when none is chosen yet.
