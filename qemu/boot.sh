@@ -70,11 +70,6 @@ chmod 755 "$files/job/job"
 # shellcheck disable=SC2016 # expanded by the shell inside
 "$QEMU_DIR/enter.sh" sh -ec 'cd "$1/job"; { cat "$2"; echo job | cpio --quiet -o -H newc -R 0:0; } >../initrd' \
     sh "/mmapdev/build/boot/$name" "/mmapdev/${GUEST#"$CHECKOUT/"}/guest.cpio"
-: >"$console"
-: >"$log.out.log"
-: >"$verdict"
-rm -f "$files/qemu.pid"
-
 # One CPU for each node is one socket's: what shares a cache is near the same memory.
 smp=$cpus
 if ((nodes == 2)); then smp=2,sockets=2; fi
@@ -193,11 +188,44 @@ qemu=(
     -append "console=ttyS0 loglevel=7 panic=-1 $append"
 )
 printf '%s\n' "${qemu[*]}" >"$files/command"
-status=0
-if [[ $interactive ]]; then
-    "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" 2>"$files/qemu.log" || status=$?
-else
+
+# When the machine stands still for a moment while an emulated one takes the measure of its clocks, its kernel may be busy with
+# its timers for ever after. What has not begun with its job by then never will.
+starting=$((${STARTING:-100} * ${SLOWNESS:-1})) # STARTING is for the rig's own tests
+# shellcheck disable=SC2317 # called in the background
+end_what_does_not_start() {
+    local waited=0
+    until ((waited > starting)) && [[ -s $files/qemu.pid ]]; do
+        sleep 1
+        if [[ -s $verdict ]] || ! kill -0 $$; then return; fi
+        waited=$((waited + 1))
+    done
+    # Before it has an effect.
+    : >"$files/not-started"
+    kill -KILL "$(<"$files/qemu.pid")" || rm -f "$files/not-started"
+}
+
+# attempt: runs the guest, and fails where it was ended before it had started.
+attempt() {
+    : >"$console"
+    : >"$log.out.log"
+    : >"$verdict"
+    rm -f "$files/qemu.pid" "$files/not-started"
+    status=0
+    if [[ $interactive ]]; then
+        "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" 2>"$files/qemu.log" || status=$?
+        return 0
+    fi
+    in_group end_what_does_not_start 2>/dev/null
     "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
+    end_groups
+    [[ ! -e $files/not-started ]]
+}
+trap end_groups EXIT
+never_starts=''
+if ! attempt; then
+    warn "guest \"$name\" has not started after $starting s, and is started once more"
+    attempt || never_starts=yes
 fi
 rm -f "$files/initrd" "$files/disk" "$files/shared"
 
@@ -210,6 +238,7 @@ red() {
 }
 
 if grep -aq 'Kernel panic' "$console"; then red $PANICKED "its kernel panicked"; fi
+if [[ $never_starts ]]; then red $TIMED_OUT "it has not started after $starting s, twice"; fi
 if [[ ! -s $console ]]; then
     sed 's/^/    | /' "$files/qemu.log" >&2
     red $SILENT "its kernel never printed anything (QEMU's status: $status)"

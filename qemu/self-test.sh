@@ -51,6 +51,7 @@ expect "a panic turns the run red" 111 "its kernel panicked" "${words[@]}"
 expect "a guest that ends without a verdict turns the run red" 112 "ended without a verdict" poweroff -f
 expect "a kernel that never boots turns the run red" 114 "never printed anything" \
     --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
+STARTING=0 expect "a guest that never starts is started twice, and turns the run red" 113 "has not started after 0 s, twice" true
 await_all
 # Those of two guests are two already.
 alone() { run "$@" || failing+=("$2"); }

@@ -12,7 +12,7 @@ socket=$BUILD/boot/vms.socket wire=$BUILD/boot/vms.wire
 failure=$BUILD/boot/vms.failure
 rm -f "$socket" "$failure"
 # By a name relative to there: that of a socket must be short.
-serve() { cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M --vectors 2 --once; }
+serve() { cd "$BUILD/boot" && exec "$BUILD/bin/mmapdev-ivshmem-server" --socket vms.socket --size 64M --vectors 2; }
 in_group serve
 server=$!
 trap 'end_groups; rm -f "$socket" "$wire".* "$failure"' EXIT
