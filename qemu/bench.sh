@@ -11,7 +11,7 @@ measure() {
     local name=$1 boot=()
     shift
     while [[ $1 != -- ]]; do boot+=("$1") && shift; done
-    "$QEMU_DIR/boot.sh" --name "$name" --limit 600 --memory 2G --pci --bar 256M \
+    "$QEMU_DIR/boot.sh" --name "$name" --limit 1800 --memory 2G --pci --bar 256M \
         --append "hugepages=140 memmap=258M!1G memmap=258M!1344M" "${boot[@]}" mmapdev-bench measure "${@:2}" >"$BUILD/boot/$name/results.json"
 }
 

@@ -9,7 +9,7 @@ copy=$BUILD/breaks log=$BUILD/log/breaks
 
 # run_test TEST: in a guest of its own, which ends with the first oops.
 run_test() {
-    "$copy/qemu/boot.sh" --name breaks --limit 120 --append "init_on_alloc=0 oops=panic" mmapdev-test --exact "$1"
+    "$copy/qemu/boot.sh" --name breaks --limit 300 --append "init_on_alloc=0 oops=panic" mmapdev-test --exact "$1"
 }
 
 # change PATCH [-R]

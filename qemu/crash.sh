@@ -55,7 +55,7 @@ kill_one() {
     "$QEMU_DIR/enter.sh" sh -ec "$prepare" sh "/mmapdev/build/crash/$number" "$2" >"$folder/prepare.log" 2>&1 ||
         { complain "$number" "no image was made" "$folder/prepare.log" && return 1; }
     rm -f "$said" "$pid"
-    "$QEMU_DIR/boot.sh" --name "$name" --disk "$folder/image" --disk-log "$folder/log" --memory 512M \
+    "$QEMU_DIR/boot.sh" --name "$name" --disk "$folder/image" --disk-log "$folder/log" --memory 512M --limit 600 \
         mmapdev-crash --seed "$2" write /mnt/disk/file >"$folder/boot.log" 2>&1 </dev/null &
     guest=$!
     until [[ -e $said ]] && (($(grep -c '^synced' "$said") >= $3)); do

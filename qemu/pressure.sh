@@ -11,5 +11,5 @@ disk=$BUILD/boot/pressure.image
 rm -f "$disk"
 trap 'rm -f "$disk"' EXIT
 "$QEMU_DIR/enter.sh" mke2fs -q -t ext4 -N 64 -E lazy_itable_init=0,lazy_journal_init=0 "/mmapdev/${disk#"$CHECKOUT/"}" 1536M
-"$QEMU_DIR/boot.sh" --name pressure --limit 300 --memory 512M --disk "$disk" \
+"$QEMU_DIR/boot.sh" --name pressure --limit 900 --memory 512M --disk "$disk" \
     env PRESSURE=1 AREA=pressure mmapdev-test "$@"

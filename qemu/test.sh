@@ -26,10 +26,10 @@ wanted() {
 
 ran=''
 if wanted DEBIAN=none -- "$@"; then
-    "$QEMU_DIR/boot.sh" --name test --limit 900 --append init_on_alloc=0 env DEBIAN=none mmapdev-test "$@"
+    "$QEMU_DIR/boot.sh" --name test --limit 2400 --append init_on_alloc=0 env DEBIAN=none mmapdev-test "$@"
 fi
 if wanted DEBIAN=only -- "$@"; then
-    "$QEMU_DIR/boot.sh" --name test-debian --limit 300 --debian --append init_on_alloc=1 env DEBIAN=only mmapdev-test "$@"
+    "$QEMU_DIR/boot.sh" --name test-debian --limit 900 --debian --append init_on_alloc=1 env DEBIAN=only mmapdev-test "$@"
 fi
 if wanted PCI=1 AREA=pci -- "$@"; then "$QEMU_DIR/pci.sh" "$@"; fi
 if wanted PRESSURE=1 AREA=pressure -- "$@"; then "$QEMU_DIR/pressure.sh" "$@"; fi

@@ -62,16 +62,16 @@ case ${1:-} in
 test)
     words=(env VMS=SIDE AREA=vms)
     if [[ $TREE ]]; then words+=(SANITIZER=1); fi
-    both --limit "${TREE:+3}300" -- "${words[@]}" mmapdev-test "${@:2}"
+    both --limit "${TREE:+3}900" -- "${words[@]}" mmapdev-test "${@:2}"
     ;;
 demo)
-    progress "two guests, one memory" "$BUILD/log/vms.log" both --limit 300 -- mmapdev-vms run --side SIDE
+    progress "two guests, one memory" "$BUILD/log/vms.log" both --limit 900 -- mmapdev-vms run --side SIDE
     "$BUILD/bin/mmapdev-vms" demo "${outputs[@]}"
     ;;
 bench)
     # The kernel tests its ciphers in the first seconds, which would be counted, too.
     progress "counting instructions in two guests" "$BUILD/log/vms.log" \
-        both --limit 500 --icount -- mmapdev-vms run --side SIDE --count --settle 20 --ring 64M --tcp 16M
+        both --limit 1500 --icount -- mmapdev-vms run --side SIDE --count --settle 20 --ring 64M --tcp 16M
     "$BUILD/bin/mmapdev-vms" bench --json "$BUILD/bench-vms.json" "${outputs[@]}"
     echo "build/bench-vms.json has the same for programs."
     ;;
