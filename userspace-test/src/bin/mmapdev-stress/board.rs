@@ -17,22 +17,30 @@ const ACTS: usize = 0;
 const AT: usize = 8;
 const PROCESS: usize = 16;
 const STOP: usize = 0;
+const LATE: usize = 8;
 
-/// The board: the first part of it says whether to stop, and each other is an actor's.
+/// The board: the first part of it says whether to stop and whether that is later than it was to be, and each other is an actor's.
 pub(crate) struct Board {
     mapping: Mapping,
+    /// How often each actor has to act at least.
+    least: Vec<u64>,
     end: Instant,
+    /// When it ends in any case.
+    latest: Instant,
 }
 
 impl Board {
-    /// A board for so many actors, who act for this long.
-    pub(crate) fn new(actors: usize, duration: Duration) -> io::Result<Self> {
-        let len = ((actors + 1) * PART).next_multiple_of(PAGE);
+    /// A board for actors that have to act so often at least, and act for this long; or longer, up to `grace`, as long as one
+    /// has not come to that, which is where the machine is slow.
+    pub(crate) fn new(least: Vec<u64>, duration: Duration, grace: Duration) -> io::Result<Self> {
+        let len = ((least.len() + 1) * PART).next_multiple_of(PAGE);
         let memory = memfd_create("board", MemfdFlags::CLOEXEC)?;
         ftruncate(&memory, len as u64)?;
         Ok(Self {
             mapping: Mapping::shared(&memory, len)?,
+            least,
             end: Instant::now() + duration,
+            latest: Instant::now() + duration + grace,
         })
     }
 
@@ -48,7 +56,32 @@ impl Board {
 
     /// Whether the actors go on.
     pub(crate) fn goes_on(&self) -> bool {
-        Instant::now() < self.end && !self.is_stopped()
+        let now = Instant::now();
+        if self.is_stopped() {
+            return false;
+        }
+        if now < self.end {
+            return true;
+        }
+        let goes_on = now < self.latest && !self.have_all_acted();
+        if goes_on {
+            self.mapping.word(LATE).store(1, SeqCst);
+        }
+        goes_on
+    }
+
+    /// Whether the actors have gone on for longer than they were to.
+    pub(crate) fn was_late(&self) -> bool {
+        self.mapping.word(LATE).load(SeqCst) != 0
+    }
+
+    fn have_all_acted(&self) -> bool {
+        (0..self.least.len()).all(|actor| self.acts(actor) >= self.least[actor])
+    }
+
+    /// How often an actor has to act at least.
+    pub(crate) fn least(&self, actor: usize) -> u64 {
+        self.least[actor]
     }
 
     /// Sleeps, though not beyond the end.

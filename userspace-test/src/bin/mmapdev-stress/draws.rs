@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn an_act_draws_the_same_whatever_those_before_it_have_drawn() {
-        let board = Board::new(2, Duration::ZERO).unwrap();
+        let board = Board::new(vec![0; 2], Duration::ZERO, Duration::ZERO).unwrap();
         let fourth = |actor, seed, in_each_before: usize| {
             let mut draws = Draws::new(&board, actor, seed);
             for _ in 0..3 {

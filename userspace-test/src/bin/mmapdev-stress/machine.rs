@@ -57,11 +57,23 @@ pub(crate) const ACTORS: [(&str, u64, Act); 8] = [
     ("cache dropper", 12, |actor| actor.drop_caches()),
     ("reclaimer", 10, |actor| actor.reclaim()),
     (MIGRATOR, 12, |actor| actor.migrate()),
-    ("soft offliner", 12, |actor| actor.offline()),
-    ("poisoner", 2, |actor| actor.poison()),
+    (OFFLINER, 12, |actor| actor.offline()),
+    (POISONER, 2, |actor| actor.poison()),
     ("destroyer", 2, |actor| actor.destroy()),
     ("unloader", 500, |actor| actor.unload()),
 ];
+
+const OFFLINER: &str = "soft offliner";
+const POISONER: &str = "poisoner";
+
+/// How often an actor acts at most.
+pub(crate) fn most(name: &str) -> u64 {
+    match name {
+        OFFLINER => OFFLINED,
+        POISONER => POISONED,
+        _ => u64::MAX,
+    }
+}
 
 /// Whether the kernel moves pages between nodes (`CONFIG_NUMA_MIGRATION`), of which there are two.
 pub(crate) fn can_migrate() -> io::Result<bool> {

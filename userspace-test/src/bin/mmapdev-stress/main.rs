@@ -306,24 +306,38 @@ fn watch(
     Ok(wrongs)
 }
 
+/// How often each must act at least in so many seconds, and once in any case: the numbers of ten minutes are for the kernel that
+/// looks for mistakes, of which the rig says that it is this slow, and less is enough only where the machine is slow as well.
+fn least_acts(seconds: u64) -> io::Result<Vec<u64>> {
+    const USUAL: u64 = 8;
+    let slowness = u64::from(slowness()).max(USUAL);
+    let mut least = vec![0; number_of(KINDS.len(), machine::ACTORS.len())];
+    for (process, (_, actors)) in processes().into_iter().enumerate() {
+        for (index, (name, in_ten_minutes)) in actors.into_iter().enumerate() {
+            if name != machine::MIGRATOR || machine::can_migrate()? {
+                let acts = (in_ten_minutes * seconds * USUAL / 600 / slowness).max(1);
+                least[number_of(process, index)] = acts.min(machine::most(name));
+            }
+        }
+    }
+    Ok(least)
+}
+
 /// The table of how often each actor has acted, and who has done so too seldom.
-fn report(board: &Board, seconds: u64) -> io::Result<(Table, Vec<String>)> {
+fn report(board: &Board) -> io::Result<(Table, Vec<String>)> {
     let mut table = Table::new();
     let mut idle = Vec::new();
     let kinds = KINDS.map(|kind| kind.name);
     let heading = std::iter::once("how often each has acted").chain(kinds);
     table.heading_of(heading.map(str::to_string).collect());
-    // What each must do at least, and once in any case: the numbers are for the kernel that looks for mistakes, of which the
-    // rig says that it is this slow, and less is enough only where the machine is slow as well.
-    const USUAL: u64 = 8;
-    let slowness = u64::from(slowness()).max(USUAL);
-    let least_of = |in_ten_minutes: u64| (in_ten_minutes * seconds * USUAL / 600 / slowness).max(1);
-    let mut check = |name: &str, place: &str, acts: u64, least: u64| {
+    let mut check = |name: &str, place: &str, number: usize| {
+        let (acts, least) = (board.acts(number), board.least(number));
         if acts < least {
             idle.push(format!(
                 "the {name} of {place} has acted only {acts} times, and {least} are the least"
             ));
         }
+        acts.to_string()
     };
     let actors = KINDS.each_ref().map(actors_of);
     let mut names: Vec<&str> = Vec::new();
@@ -339,20 +353,17 @@ fn report(board: &Board, seconds: u64) -> io::Result<(Table, Vec<String>)> {
                 row.push("-".to_string());
                 continue;
             };
-            let acts = board.acts(number_of(kind, index));
-            row.push(acts.to_string());
-            check(name, kinds[kind], acts, least_of(actors[index].1));
+            row.push(check(name, kinds[kind], number_of(kind, index)));
         }
         table.row_of(row);
     }
-    for (index, (name, least, _)) in machine::ACTORS.into_iter().enumerate() {
-        let acts = board.acts(number_of(KINDS.len(), index));
+    for (index, (name, ..)) in machine::ACTORS.into_iter().enumerate() {
         if name == machine::MIGRATOR && !machine::can_migrate()? {
             table.row([name, "left out: the kernel has no NUMA_MIGRATION"]);
             continue;
         }
-        check(name, "the machine", acts, least_of(least));
-        table.row([name, &acts.to_string()]);
+        let acts = check(name, "the machine", number_of(KINDS.len(), index));
+        table.row([name, &acts]);
     }
     Ok((table, idle))
 }
@@ -419,8 +430,12 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
         }
     }
     let duration = Duration::from_secs(seconds);
-    let actors = number_of(KINDS.len(), machine::ACTORS.len());
-    let board = Board::new(actors, duration)?;
+    // Less than what is left until they are taken to hang.
+    let grace = duration.clamp(
+        Duration::from_secs(60),
+        slowness() * Duration::from_secs(60),
+    );
+    let board = Board::new(least_acts(seconds)?, duration, grace)?;
     let deadline = Instant::now() + duration + slowness() * Duration::from_secs(120);
     // All before the first thread: a child has only the one that forks.
     let mut children = Vec::new();
@@ -436,7 +451,13 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
         children.push(Child::run_group(body)?);
     }
     let mut wrongs = watch(&board, children, &mut log, deadline)?;
-    let (mut table, idle) = report(&board, seconds)?;
+    let (mut table, idle) = report(&board)?;
+    if board.was_late() {
+        table.row([
+            "longer than it was to be",
+            "not all had had their turns by then",
+        ]);
+    }
     if !wrongs.is_empty() {
         // Whoever is left may be at the devices still.
         return Ok((wrongs, table));
