@@ -9,6 +9,7 @@
 //! Reference: <https://docs.kernel.org/admin-guide/mm/pagemap.html>
 
 use crate::cgroup::Cgroup;
+use crate::pagemap::POISONED;
 use std::fs::{self, File};
 use std::io;
 use std::io::Read;
@@ -22,8 +23,6 @@ const ENTRY: usize = size_of::<u64>();
 const LRU: u64 = 1 << 5;
 /// It is anonymous memory or that of a tmpfs.
 const SWAP_BACKED: u64 = 1 << 14;
-/// It has failed, and stays where it is.
-const POISONED: u64 = 1 << 19;
 
 /// Returns the frames of pages of files that a cgroup is charged for, each with its flags, but for those of a tmpfs and those
 /// that have failed. What is of a disk is written and given back before, for which a file system gets some seconds.

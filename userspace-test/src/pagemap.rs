@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which page frame is behind an address of this process.
+//! Which page frame is behind an address of this process, and whether one has failed.
 //!
 //! Reference: <https://docs.kernel.org/admin-guide/mm/pagemap.html>
 
@@ -26,6 +26,17 @@ pub fn frames(address: usize, pages: usize) -> io::Result<Vec<Option<u64>>> {
     Ok(words
         .map(|word| decode(u64::from_ne_bytes(word.try_into().expect("a word"))))
         .collect())
+}
+
+/// In `/proc/kpageflags`: it has failed, and stays where it is.
+pub(crate) const POISONED: u64 = 1 << 19;
+
+/// Returns whether the memory of a page frame has failed, as the kernel was told.
+pub fn is_poisoned(frame: u64) -> io::Result<bool> {
+    let mut word = [0; size_of::<u64>()];
+    let offset = frame * word.len() as u64;
+    File::open("/proc/kpageflags")?.read_exact_at(&mut word, offset)?;
+    Ok(u64::from_ne_bytes(word) & POISONED != 0)
 }
 
 fn decode(entry: u64) -> Option<u64> {

@@ -13,7 +13,7 @@ use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::slowness;
-use mmapdev_userspace::{module, numa};
+use mmapdev_userspace::{module, numa, pagemap};
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{fsync, OFlags};
 use rustix::io::{pread, pwrite, Errno};
@@ -416,8 +416,12 @@ impl Bad {
         self.write_all()?;
         let said = self.go_beside_others(false)?;
         let mapping = Mapping::shared(&self.device, SIZE)?;
-        // If the kernel did nothing but mark it, as it was on its way to another place, it is there still.
+        // If the kernel did nothing but mark it, as it was on its way to another place, it is there still: that place is good.
         if said == Said::Busy && self.read(self.page).is_ok() {
+            let frame = self.device.frame((self.page * PAGE) as u64)?.frame;
+            ensure(!pagemap::is_poisoned(frame)?, || {
+                format!("page {} is read from bad memory", self.page)
+            })?;
             return self.check(&mapping, 0..SIZE / PAGE, |page| Self::content(page, 0));
         }
         for write in [false, true] {
