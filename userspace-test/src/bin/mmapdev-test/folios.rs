@@ -207,22 +207,31 @@ impl Fragments {
         std::fs::write(KEPT_BACK, "2048")?;
         let pipes = Self::fill_pipes();
         std::fs::write(KEPT_BACK, kept_back)?;
-        // CPUs have free pieces of their own, and where there is no pipe pages can be moved: what comes of
-        // that goes to another device.
+        // CPUs have free pieces of their own, and where there is no pipe pages can be moved, of which a touch that wants a
+        // large piece moves some and the next one more: all that can be are moved, and what comes of that goes to
+        // another device.
         let device = Device::open_with("/dev/mmapdev1", OFlags::RDWR)?;
         let size = device.size()?;
         let mapping = Mapping::shared(&device, size)?;
         let mut places = (0..size).step_by(HUGE_PAGE);
-        for cpu in 0..available_parallelism()?.get() {
-            let mut here = CpuSet::new();
-            here.set(cpu);
-            sched_setaffinity(None, &here)?;
-            loop {
-                let place = places.next().expect("more huge pages than there should be");
-                mapping.store(place, 1);
-                if device.frame(place as u64)?.folio_bytes < HUGE_PAGE as u64 {
-                    break;
+        loop {
+            std::fs::write("/proc/sys/vm/compact_memory", "1")?;
+            let mut found = false;
+            for cpu in 0..available_parallelism()?.get() {
+                let mut here = CpuSet::new();
+                here.set(cpu);
+                sched_setaffinity(None, &here)?;
+                loop {
+                    let place = places.next().expect("more huge pages than there should be");
+                    mapping.store(place, 1);
+                    if device.frame(place as u64)?.folio_bytes < HUGE_PAGE as u64 {
+                        break;
+                    }
+                    found = true;
                 }
+            }
+            if !found && memory::free_pieces(HUGE_PAGE)? == 0 {
+                break;
             }
         }
         Ok(Self {
