@@ -12,6 +12,7 @@ use mmapdev_userspace::{pagemap, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SIZE: usize = 4 * MIB;
@@ -268,7 +269,14 @@ pub(crate) const TESTS: &[Test] = &[
     Test::with(
         "bad_memory_in_a_huge_page_that_is_held_is_an_error_and_its_neighbours_are_not",
         "huge=1 size_mib=2",
-        bad_memory_in_what_is_held,
+        || {
+            let device = Device::open()?;
+            let bytes = vec![7; HUGE_PAGE];
+            Mapping::shared(&device, HUGE_PAGE)?.write(0, &bytes);
+            bad_memory_in_what_is_held(&device, &bytes, |bad| {
+                device.punch(bad.start as u64, bad.len() as u64)
+            })
+        },
     ),
     Test::with(
         "bad_memory_is_an_error_and_its_neighbours_are_not_in_small_pages",
@@ -545,17 +553,21 @@ fn huge_fault_beside_a_page_table() -> io::Result<()> {
 /// A page that is to go bad.
 const BAD: usize = 37 * PAGE;
 
-/// Has it go bad, of a device of `size` bytes.
-fn poison(device: &Device, size: usize) -> io::Result<()> {
+/// Has it go bad, of a device of `size` bytes, where the folio that it is in can be split for that, or not.
+fn poison(device: &Device, size: usize, can_be_split: bool) -> io::Result<()> {
     // In a process of its own: whoever has the page mapped may be told by a signal.
     let poisoner = Child::run(|| {
         let mapping = Mapping::shared(device, size).expect("a mapping");
         mapping.touch_read(BAD, PAGE);
         // The kernel has poisoned the page, and cannot say that nobody will come to it.
-        let poisoned = [Errno::BUSY, Errno::HWPOISON].map(|errno| Some(errno.raw_os_error()));
+        let said = if can_be_split {
+            Errno::BUSY
+        } else {
+            Errno::HWPOISON
+        };
         match mapping.advise(BAD, PAGE, Advice::LinuxHwPoison) {
             Ok(()) => Vec::new(),
-            Err(error) if poisoned.contains(&error.raw_os_error()) => Vec::new(),
+            Err(error) if error.raw_os_error() == Some(said.raw_os_error()) => Vec::new(),
             Err(error) => error.to_string().into_bytes(),
         }
     })?;
@@ -568,39 +580,40 @@ fn poison(device: &Device, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// One page goes bad in a huge page that somebody holds a part of, so that it stays one: the bad page is not mapped with
-/// its neighbours.
-fn bad_memory_in_what_is_held() -> io::Result<()> {
-    let device = Device::open()?;
-    Mapping::shared(&device, HUGE_PAGE)?.touch_write(0, HUGE_PAGE, 7);
+/// One page goes bad in a device of one huge page, which has these bytes, that somebody holds a part of, so that it stays one: the
+/// bad page is not mapped with its neighbours. `give_up` gives up the bad page by itself: that the kernel keeps back, and has
+/// no eye for one in a larger piece, which the next test would get.
+pub(crate) fn bad_memory_in_what_is_held(
+    device: &Device,
+    bytes: &[u8],
+    give_up: impl FnOnce(Range<usize>) -> io::Result<()>,
+) -> io::Result<()> {
     let (reader, writer) = rustix::pipe::pipe()?;
     let none = rustix::pipe::SpliceFlags::empty();
-    let held = rustix::pipe::splice(&device, Some(&mut 0), &writer, None, PAGE, none);
+    let held = rustix::pipe::splice(device, Some(&mut 0), &writer, None, PAGE, none);
     assert_eq!(held, Ok(PAGE));
-    poison(&device, HUGE_PAGE)?;
+    poison(device, HUGE_PAGE, false)?;
     let folio = device.frame(0)?.folio_bytes;
     assert_eq!(folio, HUGE_PAGE as u64, "it was split");
 
     for write in [false, true] {
         // Of one page table, and none is there yet.
-        let mapping = Mapping::shared_aligned(&device, HUGE_PAGE, HUGE_PAGE)?;
+        let mapping = Mapping::shared_aligned(device, HUGE_PAGE, HUGE_PAGE)?;
         if write {
-            mapping.store(0, 7);
+            mapping.store(0, bytes[0]);
         } else {
-            assert_eq!(mapping.load(0), 7);
+            assert_eq!(mapping.load(0), bytes[0]);
         }
         // By this process: a child would begin with nothing mapped.
         let touched = mapping.try_load_word(BAD);
         assert!(touched.is_err(), "{touched:?}, {write}");
         for at in (0..HUGE_PAGE).step_by(PAGE).filter(|&at| at != BAD) {
-            assert_eq!(mapping.load(at), 7, "{at:#x}");
-            mapping.store(at, 7);
+            assert_eq!(mapping.load(at), bytes[at], "{at:#x}");
+            mapping.store(at, bytes[at]);
         }
     }
-    // The kernel keeps back a bad page that is given up by itself, and has no eye for one in a larger piece, which the next
-    // test would get.
     drop((reader, writer));
-    device.punch((BAD - PAGE) as u64, 3 * PAGE as u64)?;
+    give_up(BAD..BAD + PAGE)?;
     let folio = device.frame(0)?.folio_bytes;
     assert!(folio < HUGE_PAGE as u64, "not split: {folio} bytes");
     Ok(())
@@ -610,7 +623,7 @@ fn bad_memory_in_what_is_held() -> io::Result<()> {
 fn bad_memory() -> io::Result<()> {
     let device = Device::open()?;
     Mapping::shared(&device, SIZE)?.touch_write(0, SIZE, 7);
-    poison(&device, SIZE)?;
+    poison(&device, SIZE, true)?;
 
     let mapping = Mapping::shared(&device, SIZE)?;
     // A neighbour first, so that a batch could take the bad page along.
