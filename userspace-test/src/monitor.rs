@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 const PORT: &str = "/dev/ttyS3";
 
+/// How often a command is given, or its end asked for, within the limit.
+const TIMES: u32 = 5;
+
 /// What a command gives back, by its answer.
 fn returned(command: &str, answer: &Value) -> io::Result<Value> {
     match answer.get("return") {
@@ -51,18 +54,17 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Gives a command that may be given more than once, as often as it takes: on a machine that is busy a serial port
-    /// loses a byte now and then, and with it a line.
-    fn call_again(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        const TIMES: u32 = 5;
-        for _ in 1..TIMES {
+    /// Gives a command as often as it takes until there is an answer, and says whether it may have been done before: on a
+    /// machine that is busy a serial port loses a byte now and then, and with it a line.
+    fn call_again(&mut self, command: &str, arguments: Value) -> io::Result<(Value, bool)> {
+        for attempt in 1.. {
             match self.call(command, arguments.clone(), self.limit / TIMES) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                answer => return answer,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && attempt < TIMES => {}
+                answer => return Ok((answer?, attempt > 1)),
             }
             self.begin_anew()?;
         }
-        self.call(command, arguments, self.limit / TIMES)
+        unreachable!("the last attempt has returned")
     }
 
     /// Has QEMU forget what it has of a command: one that has lost a brace on its way would swallow all that come after it.
@@ -90,23 +92,64 @@ impl Monitor {
         }
     }
 
-    /// Gives a command, and returns what it gives back.
-    pub fn execute(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        let answer = self.call(command, arguments, self.limit)?;
+    /// Asks something, and returns the answer.
+    pub fn ask(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+        let (answer, _) = self.call_again(command, arguments)?;
         returned(command, &answer)
+    }
+
+    /// Adds something, by a command that says "duplicate" where only the answer to it was lost.
+    pub fn add(&mut self, command: &str, arguments: Value) -> io::Result<()> {
+        self.act(command, arguments, &["uplicate"])
+    }
+
+    /// Removes something.
+    pub fn remove(&mut self, command: &str, id: &str) -> io::Result<()> {
+        let done = ["not found", "in the process of unplug"];
+        self.act(command, json!({ "id": id }), &done)
+    }
+
+    /// Gives a command, which says one of these where it has been done before.
+    fn act(&mut self, command: &str, arguments: Value, done: &[&str]) -> io::Result<()> {
+        let (answer, is_again) = self.call_again(command, arguments)?;
+        let words = answer["error"]["desc"].as_str().unwrap_or_default();
+        if is_again && done.iter().any(|done| words.contains(done)) {
+            return Ok(());
+        }
+        returned(command, &answer).map(drop)
     }
 
     /// Gives a command that shows something as a person would type it, and returns the text that they would see.
     pub fn type_in(&mut self, line: &str) -> io::Result<String> {
         let command = "human-monitor-command";
-        let answer = self.call_again(command, json!({ "command-line": line }))?;
+        let (answer, _) = self.call_again(command, json!({ "command-line": line }))?;
         let text = returned(command, &answer)?;
         Ok(text.as_str().unwrap_or_default().to_string())
     }
 
-    /// Waits for an event about a device.
-    pub fn wait_for(&mut self, event: &str, device: &str) -> io::Result<()> {
+    /// Takes a device out of the machine as a person would at the slot, and waits until it is out: QEMU says so by an event, which
+    /// may be lost, and answers who asks.
+    pub fn unplug(&mut self, device: &str) -> io::Result<()> {
+        // One that came too late the last time.
+        self.events
+            .retain(|message| message["data"]["device"] != device);
+        self.remove("device_del", device)?;
         let end = Instant::now() + self.limit;
+        loop {
+            match self.wait_for_event("DEVICE_DELETED", device, self.limit / TIMES) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && Instant::now() < end => {}
+                result => return result,
+            }
+            let all = self.ask("qom-list", json!({ "path": "/machine/peripheral" }))?;
+            let mut all = all.as_array().into_iter().flatten();
+            if !all.any(|one| one["name"] == device) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait_for_event(&mut self, event: &str, device: &str, limit: Duration) -> io::Result<()> {
+        let end = Instant::now() + limit;
         let is_it =
             |message: &Value| message["event"] == event && message["data"]["device"] == device;
         loop {

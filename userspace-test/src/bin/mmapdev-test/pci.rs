@@ -1045,28 +1045,27 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> io::Result<T> {
     }
 }
 
-/// Takes the smaller ivshmem out of the machine, as a person would at the slot, and waits until it is out.
+/// Takes the smaller ivshmem out of the machine.
 fn unplug(monitor: &mut Monitor) -> io::Result<()> {
-    monitor.execute("device_del", json!({ "id": "ivshmem" }))?;
-    monitor.wait_for("DEVICE_DELETED", "ivshmem")
+    monitor.unplug("ivshmem")
 }
 
 /// Puts it back, with memory of this name.
 fn plug(monitor: &mut Monitor, memory: &str) -> io::Result<()> {
     let device =
         json!({ "driver": "ivshmem-plain", "id": "ivshmem", "memdev": memory, "bus": "port1" });
-    monitor.execute("device_add", device).map(drop)
+    monitor.add("device_add", device)
 }
 
 /// Makes the object that keeps its memory anew, from the same file: QEMU does not take one for a second time.
 fn renew_memory(monitor: &mut Monitor) -> io::Result<()> {
     let path = json!({ "path": "/objects/shared", "property": "mem-path" });
-    let path = monitor.execute("qom-get", path)?;
-    monitor.execute("object-del", json!({ "id": "shared" }))?;
+    let path = monitor.ask("qom-get", path)?;
+    monitor.remove("object-del", "shared")?;
     let memory = json!({
         "qom-type": "memory-backend-file", "id": "shared", "mem-path": path, "size": SIZE, "share": true,
     });
-    monitor.execute("object-add", memory).map(drop)
+    monitor.add("object-add", memory)
 }
 
 /// A device is plugged in that has more memory than there are addresses.
@@ -1079,7 +1078,7 @@ fn unassigned() -> io::Result<()> {
     let memory = json!({
         "qom-type": "memory-backend-ram", "id": "too-large", "size": TOO_LARGE, "share": true, "reserve": false,
     });
-    monitor.execute("object-add", memory)?;
+    monitor.add("object-add", memory)?;
     let mut log = Mark::now()?;
     plug(&mut monitor, "too-large")?;
     let device = PciDevice::at(SLOT);
@@ -1096,7 +1095,7 @@ fn unassigned() -> io::Result<()> {
     assert!(!device.is_bound());
     assert!(!control::node(&device.name_of(0)).exists());
     unplug(&mut monitor)?;
-    monitor.execute("object-del", json!({ "id": "too-large" }))?;
+    monitor.remove("object-del", "too-large")?;
     renew_memory(&mut monitor)?;
     plug(&mut monitor, "shared")?;
     wait_for(|| device.is_bound().then_some(()))
