@@ -4,7 +4,8 @@
 
 use crate::PAGE;
 use std::mem::MaybeUninit;
-use std::{fs, io};
+use std::time::Duration;
+use std::{fs, io, thread};
 
 /// Returns a field of `/proc/meminfo` in bytes.
 pub fn meminfo(field: &str) -> io::Result<u64> {
@@ -27,17 +28,51 @@ pub fn settled_free() -> io::Result<u64> {
     Ok(free_pages(&text) * PAGE as u64)
 }
 
-/// Has each of the kernel's caches of small objects give back the pages that hold none; KASAN holds what was
-/// freed back for a time, and gives that back as well.
-pub fn shrink_slabs() -> io::Result<()> {
-    for cache in fs::read_dir("/sys/kernel/slab")? {
-        let cache = cache?;
-        // Several names may be one cache.
-        if cache.file_type()?.is_dir() {
-            fs::write(cache.path().join("shrink"), "1")?;
+/// Returns how much less memory is free than `before`, as `free` says. What the kernel frees in its own time, as after RCU's grace
+/// periods, comes back within seconds, and what is lost never does: where that is more than is allowed, it looks again, up to
+/// `looks` times in all.
+pub fn lost_since(
+    before: u64,
+    allowed: u64,
+    looks: u32,
+    free: impl Fn() -> io::Result<u64>,
+) -> io::Result<u64> {
+    let mut lost = before.saturating_sub(free()?);
+    for _ in 1..looks {
+        if lost <= allowed {
+            break;
         }
+        thread::sleep(Duration::from_secs(1));
+        lost = lost.min(before.saturating_sub(free()?));
+    }
+    Ok(lost)
+}
+
+/// Has each of the kernel's caches of small objects that has so many bytes give back the pages that hold none; KASAN holds what was
+/// freed back for a time, and gives that back as well. There are hundreds of caches, and each takes its time.
+pub fn shrink_slabs(least: usize) -> io::Result<()> {
+    for cache in slabs(&fs::read_to_string("/proc/slabinfo")?, least) {
+        fs::write(format!("/sys/kernel/slab/{cache}/shrink"), "1")?;
     }
     Ok(())
+}
+
+/// Returns the caches of `/proc/slabinfo` that have so many bytes, the largest first: what KASAN holds back of all others is gone
+/// through for each.
+fn slabs(slabinfo: &str, least: usize) -> Vec<&str> {
+    let pages = |line: &str| -> Option<u64> {
+        let mut words = line.split_whitespace();
+        let pages_of_slab = words.nth(5)?.parse::<u64>().ok()?;
+        let slabs = words.nth(8)?.parse::<u64>().ok()?;
+        Some(pages_of_slab * slabs)
+    };
+    let mut caches: Vec<_> = slabinfo
+        .lines()
+        .filter_map(|line| Some((pages(line)?, line.split_whitespace().next()?)))
+        .filter(|(pages, _)| *pages >= (least / PAGE) as u64)
+        .collect();
+    caches.sort();
+    caches.into_iter().rev().map(|(_, name)| name).collect()
 }
 
 /// Adds up the free pages of `/proc/zoneinfo`: each zone's, and in its `pagesets` each CPU's.
@@ -97,7 +132,8 @@ pub fn faults_of_this_thread() -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{free_pages, pieces};
+    use super::{free_pages, pieces, slabs};
+    use crate::KIB;
 
     #[test]
     fn pieces_are_those_of_an_order_and_above() {
@@ -107,6 +143,19 @@ Node 0, zone    DMA32      1      2      3      4
 Node 1, zone   Normal     10     20     30     40
 ";
         assert_eq!(pieces(text, 2), 3 + 4 + 30 + 40);
+    }
+
+    #[test]
+    fn slabs_of_a_size_come_with_the_largest_first() {
+        let text = "\
+slabinfo - version: 2.1
+# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
+small                60     60    136   30    1 : tunables    0    0    0 : slabdata      2     15      0
+middle               60     60    136   30    2 : tunables    0    0    0 : slabdata      2      8      0
+large              2280   2280   1024    8    2 : tunables    0    0    0 : slabdata    285    285      0
+";
+        assert_eq!(slabs(text, 64 * KIB), ["large", "middle"]);
+        assert_eq!(slabs(text, 0), ["large", "middle", "small"]);
     }
 
     #[test]

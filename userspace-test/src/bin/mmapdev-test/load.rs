@@ -135,7 +135,7 @@ pub(crate) const TESTS: &[Test] = &[
             for _ in 0..CYCLES {
                 cycle(parameters)?;
             }
-            let lost = free.saturating_sub(memory::settled_free()?);
+            let lost = memory::lost_since(free, HELD / 4, 8, memory::settled_free)?;
             let cached_now = memory::vmstat("nr_file_pages")?;
             // Caches of others may have shrunk.
             assert!(
