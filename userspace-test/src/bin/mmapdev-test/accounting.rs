@@ -9,7 +9,7 @@ use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::memory;
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::{smaps, HUGE_PAGE, MIB, PAGE};
+use mmapdev_userspace::{slowness, smaps, HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{self, MemfdFlags};
 use rustix::io::{pread, pwrite};
 use rustix::mm::{MapFlags, MlockFlags};
@@ -281,7 +281,7 @@ fn run_within(cgroup: &Cgroup, body: impl FnOnce() -> io::Result<()>) -> io::Res
         Ok(()) => Vec::new(),
         Err(error) => error.to_string().into_bytes(),
     })?;
-    child.wait(Some(Duration::from_secs(20)))
+    child.wait(Some(slowness() * Duration::from_secs(20)))
 }
 
 /// Brings in a part of the device.

@@ -8,7 +8,7 @@ use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::fixed_buffer::FixedBuffer;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
+use mmapdev_userspace::{slowness, HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::MapFlags;
@@ -370,7 +370,7 @@ fn shrunk() -> io::Result<()> {
     drop(buffer);
     // Once the kernel has let go of it, it is split, which must not take what is beyond the end for something to
     // be written back.
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + slowness() * Duration::from_secs(10);
     while device.info()?.resident_bytes >= 2 * HUGE_PAGE as u64 {
         assert!(Instant::now() < deadline, "it is never split");
         device.punch(HUGE_PAGE as u64, PAGE as u64)?;

@@ -7,7 +7,7 @@ use mmapdev_userspace::child::Child;
 use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::{pagemap, HUGE_PAGE, MIB, PAGE};
+use mmapdev_userspace::{pagemap, slowness, HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{self, FileType, MemfdFlags, Mode, OFlags, CWD};
 use rustix::io::{pread, pwrite};
 use rustix::thread::{futex, sched_yield};
@@ -262,8 +262,8 @@ fn pwrite_then_load() -> io::Result<()> {
 }
 
 fn shared_futex() -> io::Result<()> {
-    const LIMIT: Timespec = Timespec {
-        tv_sec: 5,
+    let limit = Timespec {
+        tv_sec: i64::from(slowness()) * 5,
         tv_nsec: 0,
     };
     let node = Node::new("/tmp/mmapdev-futex-node")?;
@@ -273,10 +273,10 @@ fn shared_futex() -> io::Result<()> {
         let child = Child::run(|| {
             let mapping = map_anew(&node.0);
             let word = mapping.half_word(place);
-            futex::wait(word, futex::Flags::empty(), 0, Some(&LIMIT)).expect("to be woken");
+            futex::wait(word, futex::Flags::empty(), 0, Some(&limit)).expect("to be woken");
             Vec::new()
         })?;
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + slowness() * Duration::from_secs(5);
         // The kernel says how many it has woken: none until the child waits.
         while futex::wake(mapping.half_word(place), futex::Flags::empty(), 1)? == 0 {
             assert!(Instant::now() < deadline, "no one waits for this word");
