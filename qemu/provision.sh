@@ -47,7 +47,7 @@ product() {
 }
 
 # What is stale here is deleted, so this must be nobody else's folder.
-if [[ ! -e $CACHE/provision.lock && $(ls -A "$CACHE" 2>/dev/null) ]]; then
+if [[ ! -e $CACHE/provision.lock && $(ls -A --ignore=provision.lock "$CACHE" 2>/dev/null) ]]; then
     die "$CACHE holds other things: choose an empty folder with MMAPDEV_CACHE="
 fi
 { mkdir -p "$CACHE" && touch "$CACHE/provision.lock" && mkdir -p "$LOGS"; } 2>/dev/null ||
