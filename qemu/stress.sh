@@ -13,6 +13,8 @@ if [[ ${SEED:-} ]]; then words+=(--seed "$SEED"); fi
 # The program ends what hangs by itself, and says what that was; the limit is for a guest that cannot. After an oops,
 # whose task may have died with locks that all others need, or with CPUs that never come back, it mostly cannot.
 limit=$((duration + 1300))
-# Pages are overwritten when they are freed: what the kernel still had of one would be seen.
+# Pages are overwritten when they are freed: what the kernel still had of one would be seen. Some seventy tasks have two CPUs, which
+# may have half of their time: who unbinds a driver then takes a minute, and who waits for that does not hang.
 "$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 2G --nodes 2 --pci \
-    --append "oops=panic softlockup_panic=1 init_on_alloc=0 page_poison=1" mmapdev-stress "${words[@]}"
+    --append "oops=panic softlockup_panic=1 init_on_alloc=0 page_poison=1 sysctl.kernel.hung_task_timeout_secs=180" \
+    mmapdev-stress "${words[@]}"
