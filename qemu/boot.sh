@@ -70,6 +70,7 @@ chmod 755 "$files/job/job"
 # shellcheck disable=SC2016 # expanded by the shell inside
 "$QEMU_DIR/enter.sh" sh -ec 'cd "$1/job"; { cat "$2"; echo job | cpio --quiet -o -H newc -R 0:0; } >../initrd' \
     sh "/mmapdev/build/boot/$name" "/mmapdev/${GUEST#"$CHECKOUT/"}/guest.cpio"
+
 # One CPU for each node is one socket's: what shares a cache is near the same memory.
 smp=$cpus
 if ((nodes == 2)); then smp=2,sockets=2; fi

@@ -57,14 +57,15 @@ impl Monitor {
     /// Gives a command as often as it takes until there is an answer, and says whether it may have been done before: on a
     /// machine that is busy a serial port loses a byte now and then, and with it a line.
     fn call_again(&mut self, command: &str, arguments: Value) -> io::Result<(Value, bool)> {
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             match self.call(command, arguments.clone(), self.limit / TIMES) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && attempt < TIMES => {}
                 answer => return Ok((answer?, attempt > 1)),
             }
             self.begin_anew()?;
+            attempt += 1;
         }
-        unreachable!("the last attempt has returned")
     }
 
     /// Has QEMU forget what it has of a command: one that has lost a brace on its way would swallow all that come after it.
@@ -122,8 +123,7 @@ impl Monitor {
     /// Gives a command that shows something as a person would type it, and returns the text that they would see.
     pub fn type_in(&mut self, line: &str) -> io::Result<String> {
         let command = "human-monitor-command";
-        let (answer, _) = self.call_again(command, json!({ "command-line": line }))?;
-        let text = returned(command, &answer)?;
+        let text = self.ask(command, json!({ "command-line": line }))?;
         Ok(text.as_str().unwrap_or_default().to_string())
     }
 
