@@ -19,7 +19,7 @@ if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
 fi
 # The answer holds until the host boots again, or another QEMU or kernel comes.
 kernel_names
-answer=$CACHE/accel-$(hash_of "$(cat /proc/sys/kernel/random/boot_id)" "$ROOT" "$SOURCE" "$EUID")
+answer=$CACHE/accel-$(hash_of "$(cat /proc/sys/kernel/random/boot_id)" "$ROOT" "$OUT" "$EUID")
 if [[ ! -e $answer ]]; then
     take_lock "$CACHE/accel.lock" "another run is trying KVM: waiting for it"
 fi
@@ -29,7 +29,7 @@ if [[ ! -e $answer ]]; then
     # Without a root file system the kernel boots as far as it can, panics, and QEMU ends.
     if "$QEMU_DIR/enter.sh" timeout -k 1 8 qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
         -machine q35 -accel kvm -cpu host -smp 2 -m 512 -serial file:/cache/logs/kvm-probe.console.log \
-        -kernel /kernel/vmlinuz -append "console=ttyS0 panic=-1" </dev/null >"$LOGS/kvm-probe.log" 2>&1 &&
+        -kernel /kernel/out/image -append "console=ttyS0 panic=-1" </dev/null >"$LOGS/kvm-probe.log" 2>&1 &&
         grep -q "Linux version" "$LOGS/kvm-probe.console.log"; then
         echo kvm >"$answer.tmp"
     else

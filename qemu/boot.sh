@@ -10,7 +10,7 @@ PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=guest limit=120 append='' kernel=/kernel${TREE:+/out}/vmlinuz memory=1G cpus=2 nodes=1 shared='' wire='' side='' disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian='' pci='' bar=''
+name=guest limit=120 append='' kernel=/kernel/out/image memory=1G cpus=2 nodes=1 shared='' wire='' side='' disk_image='' disk_log='' expect_splat='' interactive='' icount='' debian='' pci='' bar=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
     --name) name=$2 && shift ;;

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs a command in the provisioned root: enter.sh COMMAND...
 # There /mmapdev is the checkout, /cache the cache, and /kernel Debian's kernel: its source in src,
-# the tree to build modules against in out, its image vmlinuz. With TREE=sanitizer the tree is that of the
-# sanitizer kernel, which has its image in it.
+# the tree to build modules against in out, and in that the image that is booted. With TREE=sanitizer the tree is that of
+# the sanitizer kernel.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$QEMU_DIR/steps.sh"
