@@ -98,14 +98,16 @@ userspace: provision
 rig-test: provision
 	@qemu/build-module.sh qemu/rig-test
 
-guest: module userspace rig-test
+guest: userspace module rig-test
 	@qemu/initramfs.sh
 
-guest-debug: userspace
+# The programs come last: where the other guest is made at the same time, that one begins with them.
+guest-debug: provision
 	@qemu/provision.sh sanitizer
 	@TREE=sanitizer qemu/build-module.sh
 	@TREE=sanitizer qemu/build-untraced.sh
 	@TREE=sanitizer qemu/build-module.sh qemu/rig-test
+	@qemu/build-userspace.sh
 	@TREE=sanitizer qemu/initramfs.sh
 
 self-test: guest
