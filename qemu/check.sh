@@ -68,7 +68,7 @@ check "clippy of user space" "$cargo" clippy --locked --release --all-targets --
 check "rustdoc of the module" module_rustdoc
 check "rustdoc of user space" "$cargo" doc --locked --release --no-deps --document-private-items
 # Not optimised, which takes longer than they do; and overflows are found.
-check "unit tests of user space on the host" "$cargo" test --locked --lib --bins
+check "unit tests of user space on the host" "$cargo" test --locked --tests
 check "shellcheck" "$enter" shellcheck -x qemu/*.sh qemu/guest/init .ci/run
 check "the header as C and as C++" header
 check "unsafe only in the abstractions" unsafe_code
