@@ -585,7 +585,7 @@ const ACTS: u64 = 20;
 /// Whether who is under fire goes on: for some seconds, and for longer where the machine is so slow that one has done too
 /// little by then.
 fn under_fire(counts: &[AtomicU64; 3]) -> impl Fn() -> bool + '_ {
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(2);
     let latest = until + slowness() * Duration::from_secs(20);
     let is_done = || {
         counts

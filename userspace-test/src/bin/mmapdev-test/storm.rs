@@ -27,7 +27,7 @@ const PAGES: usize = SIZE / PAGE;
 const DEVICES: usize = 8;
 /// How long the actors are at one device at least: until each has acted so often, too, and who stores many words at a time so
 /// often that there are more than [`WORDS_AT_ONE`].
-const TIME_AT_ONE: Duration = Duration::from_secs(1);
+const TIME_AT_ONE: Duration = Duration::from_millis(500);
 const ACTS_AT_ONE: usize = 2;
 const ACTS_OF_STORER: usize = 8;
 const WORDS_AT_ONE: usize = 1000;
