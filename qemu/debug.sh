@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs the tests on the sanitizer kernel: debug.sh [NAME], in each guest that has such tests, two guests at a time. With
-# PART= only those of one: main has all that need no other, allocations those that let allocations fail, and pci and vms
-# those of PCI devices and of two machines. What it is built with needs memory and makes all slower,
-# so the guest has more of the one, and the tests have more time. Two tools and a virus scanner have no place to stand
+# PART= only those of one: main has all that need no other, allocations those that let allocations fail, pci and vms
+# those of PCI devices and of two machines; and rig makes mistakes, which this kernel is to notice. What it is built with
+# needs memory and makes all slower, so the guest has more of the one, and the tests have more time. Two tools and a virus scanner have no place to stand
 # on there: they need parts of a kernel that would take its build beyond what it may take. Pages are not cleared when
 # they are allocated, for which test.sh has the reason; that they are overwritten when they are freed, and looked at when they
 # are allocated, takes a fifth of all time, and is done where most may go wrong, by make stress.
@@ -14,12 +14,16 @@ export TREE=sanitizer
 # has_part PART [NAME]: whether that part has such a test.
 has_part() {
     local environment=(SANITIZER=1)
+    if [[ $1 == rig ]]; then
+        (($# == 1))
+        return
+    fi
     case $1 in
     main) environment+=(ALLOCATIONS=none) ;;
     allocations) environment+=(ALLOCATIONS=only) ;;
     pci) environment+=(PCI=1 AREA=pci) ;;
     vms) environment+=(VMS=0 AREA=vms) ;;
-    *) die "PART=$1 is none of main, allocations, pci, vms" ;;
+    *) die "PART=$1 is none of main, allocations, pci, vms, rig" ;;
     esac
     has_tests env "${environment[@]}" mmapdev-test "${@:2}"
 }
@@ -34,17 +38,41 @@ tests() {
         --skip file_backing::a_device_ends_and_the_module_stays_while_a_scanner
 }
 
+# Makes one mistake of each kind, and fails unless the kernel says so: a kernel that looks for none passes all else. Lockdep
+# comes before those after whose reports it does not go on.
+sees_mistakes() {
+    local words log=$BUILD/log/rig-debug missed=0
+    # shellcheck disable=SC2016 # expanded by the shell in the guest
+    "$QEMU_DIR/boot.sh" --name rig-debug --limit 600 --memory 2G --expect-splat --append init_on_alloc=0 sh -c '
+        for action in 8 7 6 5; do
+            insmod /lib/mmapdev/rig_test.ko action=$action && rmmod rig_test || exit 1
+        done
+        SANITIZER=1 mmapdev-test --exact leaks::nothing_that_the_tests_have_made_the_kernel_allocate_is_lost
+        [ $? = 101 ]' >"$log.txt" 2>&1 || { cat "$log.txt" && return 1; }
+    for words in 'BUG: KASAN: slab-out-of-bounds in' 'BUG: sleeping function called from invalid context' \
+        'possible circular locking dependency' 'unreferenced object'; do
+        if grep -aqF "$words" "$log.console.log" "$log.out.log"; then
+            echo "rig: the sanitizer kernel says \"$words\" ... ok"
+        else
+            echo "rig: the sanitizer kernel says \"$words\" ... FAILED (it made that mistake; see $log.console.log)"
+            missed=1
+        fi
+    done
+    return $missed
+}
+
 run_part() {
     case $1 in
     main) tests test-debug ALLOCATIONS=none mmapdev-test "${@:2}" ;;
     allocations) tests test-debug-allocations ALLOCATIONS=only mmapdev-test "${@:2}" ;;
     pci) "$QEMU_DIR/pci.sh" "${@:2}" ;;
     vms) "$QEMU_DIR/vms.sh" test "${@:2}" ;;
+    rig) sees_mistakes ;;
     esac
 }
 
 parts=()
-for part in ${PART:-main allocations pci vms}; do
+for part in ${PART:-main allocations pci vms rig}; do
     if has_part "$part" "$@"; then
         parts+=("$part")
     elif ((!$#)); then

@@ -6,6 +6,7 @@
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::str::CStrExt;
+use kernel::sync::{new_mutex, new_spinlock};
 
 module! {
     type: RigTest,
@@ -16,7 +17,7 @@ module! {
     params: {
         action: i64 {
             default: 0,
-            description: "1: WARN, 2: BUG, 3: loop for ever, 4: claim addresses",
+            description: "1: WARN, 2: BUG, 3: loop for ever, 4: claim addresses, 5: read beyond, 6: sleep locked, 7: lock both ways, 8: leak",
         },
         start: u64 {
             default: 0,
@@ -48,10 +49,63 @@ impl kernel::Module for RigTest {
                     module_parameters::len.value(),
                 )
             }
+            5 => read_beyond()?,
+            6 => sleep_locked()?,
+            7 => lock_both_ways()?,
+            8 => leak()?,
             _ => return Err(EINVAL),
         }
         Ok(RigTest(None))
     }
+}
+
+/// For KASAN to see.
+fn read_beyond() -> Result {
+    const LEN: usize = 64;
+    let bytes = KBox::new([0_u8; LEN], GFP_KERNEL)?;
+    // SAFETY: It is wrong on purpose. Memory is mapped there: the kernel has objects of this size side by side, and
+    // each of such a page of memory is followed by another.
+    let beyond = unsafe { bytes.as_ptr().add(LEN).read_volatile() };
+    pr_info!("there was {beyond}\n");
+    Ok(())
+}
+
+/// For `might_sleep()` to see.
+fn sleep_locked() -> Result {
+    let lock = KBox::pin_init(new_spinlock!(0_u8, "rig_spinlock"), GFP_KERNEL)?;
+    let locked = lock.lock();
+    let allocated = KBox::new(*locked, GFP_KERNEL)?;
+    drop(locked);
+    drop(allocated);
+    Ok(())
+}
+
+/// For lockdep to see, which nobody has to wait for.
+fn lock_both_ways() -> Result {
+    let one = KBox::pin_init(new_mutex!((), "rig_one"), GFP_KERNEL)?;
+    let other = KBox::pin_init(new_mutex!((), "rig_other"), GFP_KERNEL)?;
+    for (outer, inner) in [(&one, &other), (&other, &one)] {
+        let outer = outer.lock();
+        drop(inner.lock());
+        drop(outer);
+    }
+    Ok(())
+}
+
+/// For kmemleak to see.
+///
+/// What a CPU has by it of free objects (`struct slab_sheaf`) still has the addresses of those that it gave last, which
+/// kmemleak takes for references; so others come and go after them, as in any kernel that goes on.
+fn leak() -> Result {
+    let object = || KBox::new([0x5A_u8; 64], GFP_KERNEL);
+    for _ in 0..8 {
+        core::mem::forget(object()?);
+    }
+    let mut others = KVec::new();
+    for _ in 0..4096 {
+        others.push(object()?, GFP_KERNEL)?;
+    }
+    Ok(())
 }
 
 impl RigTest {

@@ -19,6 +19,9 @@ pub fn is_there() -> bool {
 
 /// Returns what has been lost since the kernel booted, in the kernel's words; nothing, if nothing is. Fails if the kernel has
 /// switched its search off, as it does when it runs out of memory for it.
+///
+/// The last few objects of a kind that were allocated pass for referenced: what a CPU has by it of free ones still has their
+/// addresses. So this is asked after much else has come and gone.
 pub fn lost() -> io::Result<String> {
     // What is younger than five seconds is not looked at, as its pointer may still be in a register; and
     // what has changed since the scan before counts as not lost.
