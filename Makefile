@@ -102,7 +102,7 @@ guest: userspace module rig-test
 	@qemu/initramfs.sh
 
 # The programs come last: where the other guest is made at the same time, that one begins with them.
-guest-debug: provision
+guest-debug:
 	@qemu/provision.sh sanitizer
 	@TREE=sanitizer qemu/build-module.sh
 	@TREE=sanitizer qemu/build-untraced.sh

@@ -28,7 +28,9 @@ while [[ ${1:-} == --* ]]; do
     # A network of two guests, each of which says which of its ends it is: 10.0.0.1 or 10.0.0.2.
     --wire) wire=/mmapdev/${2#"$CHECKOUT/"} side=$3 && shift 2 ;;
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
-    --icount) icount=yes ;; # one CPU, whose clock counts instructions
+    # One CPU, whose clock counts instructions. The kernel unpacks itself, since the bars were set so: what lies where in
+    # memory by then makes a difference of some instructions to what is counted.
+    --icount) icount=yes kernel=/kernel/vmlinuz ;;
     --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
     --pci) pci=yes ;; # the guest has PCI devices with memory of their own, and QEMU's monitor at its fourth serial port
     --bar) bar=$2 && shift ;; # one more PCI device, whose memory has this size
@@ -81,9 +83,7 @@ if [[ $TREE ]]; then cpu=,-la57; fi
 if [[ $icount ]]; then
     # One tick of the guest's clock is one instruction, and two runs are the same in every digit. What a
     # CPU draws from outside is off for that; and so are the string instructions, each step of which would
-    # count as an instruction. The kernel unpacks itself, since the bars were set so: what lies where in memory by
-    # then makes a difference of some instructions to what is counted.
-    kernel=/kernel/vmlinuz
+    # count as an instruction.
     accelerator=(-accel tcg -icount shift=0,sleep=off -smp 1 -cpu "max,-rdrand,-rdseed,-erms,-fsrm,-fsrs"
         -rtc base=2026-01-01T00:00:00,clock=vm -seed 1)
     append="nokaslr norandmaps $append"
