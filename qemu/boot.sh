@@ -208,7 +208,8 @@ end_what_does_not_start() {
     kill -KILL "$(<"$files/qemu.pid")" || rm -f "$files/not-started"
 }
 
-# attempt: runs the guest, and fails where it was ended before it had started.
+# attempt: runs the guest. Fails where it came to its end before it had started: it was ended, or QEMU ended by itself with an
+# error; either is the host's doing, and nothing that the guest is about.
 attempt() {
     : >"$console"
     : >"$log.out.log"
@@ -222,12 +223,20 @@ attempt() {
     in_group end_what_does_not_start 2>/dev/null
     "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
     end_groups
-    [[ ! -e $files/not-started ]]
+    if [[ -e $files/not-started ]]; then
+        why="it had not started after $starting s"
+    elif [[ ! -s $verdict ]] && ((status != 0 && status != 124 && status != 137)); then
+        why="QEMU ended with status $status before it had started"
+        sed 's/^/    | /' "$files/qemu.log" >&2
+    else
+        return 0
+    fi
+    return 1
 }
 trap end_groups EXIT
 never_starts=''
 if ! attempt; then
-    warn "guest \"$name\" has not started after $starting s, and is started once more"
+    warn "guest \"$name\": $why, so it is started once more"
     attempt || never_starts=yes
 fi
 rm -f "$files/initrd" "$files/disk" "$files/shared"
@@ -241,17 +250,19 @@ red() {
 }
 
 if grep -aq 'Kernel panic' "$console"; then red $PANICKED "its kernel panicked"; fi
-if [[ $never_starts ]]; then red $TIMED_OUT "it has not started after $starting s, twice"; fi
+if [[ $never_starts && -e $files/not-started ]]; then red $TIMED_OUT "$why, twice"; fi
 if [[ ! -s $console ]]; then
     sed 's/^/    | /' "$files/qemu.log" >&2
     red $SILENT "its kernel never printed anything (QEMU's status: $status)"
 fi
 if ((status == 124 || status == 137)); then red $TIMED_OUT "it was not done after $limit s, and was ended"; fi
+result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
 if ((status != 0)); then
     sed 's/^/    | /' "$files/qemu.log" >&2
-    red $NO_QEMU "QEMU ended with status $status"
+    # All that the guest was to do, it had done by then.
+    [[ $result ]] || red $NO_QEMU "QEMU ended with status $status"
+    warn "guest \"$name\": QEMU ended with status $status after the job had, whose status was $result"
 fi
-result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
 [[ $result ]] || red $NO_VERDICT "it ended without a verdict"
 
 if [[ ! $expect_splat ]] && lines=$(complaints "$console"); then

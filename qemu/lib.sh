@@ -77,9 +77,10 @@ in_group() {
     set +m
 }
 
-# beside NAME COMMAND...: the same, once fewer than two such are left: an emulated machine has one CPU busy for most of its time.
+# beside NAME COMMAND...: the same, once fewer than `lanes` such are left: an emulated machine has one CPU busy for most of its time.
+lanes=2
 beside() {
-    while (($(jobs -rp | wc -l) >= 2)); do wait -n || true; done
+    while (($(jobs -rp | wc -l) >= lanes)); do wait -n || true; done
     in_group "${@:2}"
     beside_pids+=("$!") beside_names+=("$1")
 }

@@ -26,7 +26,8 @@ run() {
     if ((status == want)) && grep -qF "$sentence" "$results/$name.log"; then
         echo "rig: $title ... ok"
     else
-        echo "rig: $title ... FAILED (status $status, expected $want and \"$sentence\"; see $results/$name.log)"
+        echo "rig: $title ... FAILED (status $status, expected $want and \"$sentence\"); $results/$name.log ends so:"
+        tail -n 25 "$results/$name.log" | sed 's/^/    | /'
         return 1
     fi
 }
@@ -51,7 +52,9 @@ expect "a panic turns the run red" 111 "its kernel panicked" "${words[@]}"
 expect "a guest that ends without a verdict turns the run red" 112 "ended without a verdict" poweroff -f
 expect "a kernel that never boots turns the run red" 114 "never printed anything" \
     --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
-STARTING=0 expect "a guest that never starts is started twice, and turns the run red" 113 "has not started after 0 s, twice" true
+expect "a QEMU that fails before its guest starts is run twice, and turns the run red" 114 \
+    "QEMU ended with status 1 before it had started, so it is started once more" --kernel "$BUILD/boot/no-kernel" true
+STARTING=0 expect "a guest that never starts is started twice, and turns the run red" 113 "had not started after 0 s, twice" true
 await_all
 # Those of two guests are two already.
 alone() { run "$@" || failing+=("$2"); }
