@@ -58,7 +58,7 @@ impl Results {
         if self.unit == NANOSECONDS {
             5
         } else {
-            3
+            2
         }
     }
 
