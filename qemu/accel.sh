@@ -27,7 +27,7 @@ if [[ ! -e $answer ]]; then
     rm -f "$CACHE"/accel-*
     mkdir -p "$LOGS"
     # Without a root file system the kernel boots as far as it can, panics, and QEMU ends.
-    if "$QEMU_DIR/enter.sh" timeout -k 1 8 qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
+    if TREE='' "$QEMU_DIR/enter.sh" timeout -k 1 8 qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
         -machine q35 -accel kvm -cpu host -smp 2 -m 512 -serial file:/cache/logs/kvm-probe.console.log \
         -kernel /kernel/out/image -append "console=ttyS0 panic=-1" </dev/null >"$LOGS/kvm-probe.log" 2>&1 &&
         grep -q "Linux version" "$LOGS/kvm-probe.console.log"; then

@@ -6,7 +6,7 @@
 #           [--icount] [--debian] [--pci] [--bar SIZE] [--shared SOCKET] [--wire FILE 0|1] COMMAND...
 # With TREE=sanitizer it is the sanitizer kernel's. The command's output goes to stdout and
 # build/log/NAME.out.log, the kernel's log to build/log/NAME.console.log. Statuses of the rig's own, each with a sentence that says more:
-PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116
+PANICKED=111 NO_VERDICT=112 TIMED_OUT=113 SILENT=114 SPLAT=115 NO_QEMU=116 OUTPUT_LOST=117
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -30,7 +30,7 @@ while [[ ${1:-} == --* ]]; do
     --expect-splat) expect_splat=yes ;; # the host does not look for complaints in the kernel's log
     # One CPU, whose clock counts instructions. The kernel unpacks itself, since the bars were set so: what lies where in
     # memory by then makes a difference of some instructions to what is counted.
-    --icount) icount=yes kernel=/kernel/vmlinuz ;;
+    --icount) [[ ! $TREE ]] || die "boot.sh: --icount is for Debian's kernel" && icount=yes kernel=/kernel/vmlinuz ;;
     --debian) debian=yes ;; # the guest has the provisioned root, read-only, at /debian
     --pci) pci=yes ;; # the guest has PCI devices with memory of their own, and QEMU's monitor at its fourth serial port
     --bar) bar=$2 && shift ;; # one more PCI device, whose memory has this size
@@ -186,7 +186,7 @@ qemu=(
     -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
     -chardev stdio,id=job,signal=off -serial chardev:job
     -chardev "file,id=verdict,path=/mmapdev/build/boot/$name/verdict" -serial chardev:verdict
-    "${devices[@]}"
+    "${devices[@]}" ${NO_SHUTDOWN:+-no-shutdown}
     -kernel "$kernel" -initrd "/mmapdev/build/boot/$name/initrd"
     -append "console=ttyS0 loglevel=7 panic=-1 $append"
 )
@@ -194,7 +194,7 @@ printf '%s\n' "${qemu[*]}" >"$files/command"
 
 # When the machine stands still for a moment while an emulated one takes the measure of its clocks, its kernel may be busy with
 # its timers for ever after. What has not begun with its job by then never will.
-starting=$((${STARTING:-100} * ${SLOWNESS:-1})) # STARTING is for the rig's own tests
+starting=$((${STARTING:-100} * ${SLOWNESS:-1})) # STARTING and NO_SHUTDOWN are for the rig's own tests
 # shellcheck disable=SC2317 # called in the background
 end_what_does_not_start() {
     local waited=0
@@ -211,33 +211,47 @@ end_what_does_not_start() {
 # attempt: runs the guest. Fails where it came to its end before it had started: it was ended, or QEMU ended by itself with an
 # error; either is the host's doing, and nothing that the guest is about.
 attempt() {
-    : >"$console"
-    : >"$log.out.log"
-    : >"$verdict"
+    local statuses
+    { : >"$console" && : >"$log.out.log" && : >"$verdict"; } || exit $OUTPUT_LOST
     rm -f "$files/qemu.pid" "$files/not-started"
-    status=0
+    status=0 began=$SECONDS
     if [[ $interactive ]]; then
         "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" 2>"$files/qemu.log" || status=$?
         return 0
     fi
     in_group end_what_does_not_start 2>/dev/null
-    "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log" || status=$?
+    set +e
+    "$QEMU_DIR/enter.sh" "${server[@]}" "${qemu[@]}" </dev/null 2>"$files/qemu.log" | tee "$log.out.log"
+    statuses=("${PIPESTATUS[@]}")
+    set -e
+    status=${statuses[0]} tee_status=${statuses[1]}
     end_groups
     if [[ -e $files/not-started ]]; then
         why="it had not started after $starting s"
-    elif [[ ! -s $verdict ]] && ((status != 0 && status != 124 && status != 137)); then
-        why="QEMU ended with status $status before it had started"
-        sed 's/^/    | /' "$files/qemu.log" >&2
-    else
-        return 0
+        return 1
     fi
-    return 1
+    [[ ! -s $verdict ]] || return 0
+    case $status in
+    0 | 124 | 129 | 130 | 137 | 143) ;; # by itself, or ended by a signal or its time limit
+    *)
+        why="QEMU ended with status $status before it had started"
+        return 1
+        ;;
+    esac
 }
+qemu_says() { sed 's/^/    | /' "$files/qemu.log" >&2; }
 trap end_groups EXIT
-never_starts=''
+tee_status=0 never_starts=''
 if ! attempt; then
-    warn "guest \"$name\": $why, so it is started once more"
-    attempt || never_starts=yes
+    # What it had to say by then counts.
+    if grep -aq 'Kernel panic' "$console" || { [[ ! $expect_splat ]] && complaints "$console" >/dev/null; }; then
+        never_starts=yes
+    else
+        mv "$console" "$log.not-started.log"
+        warn "guest \"$name\": $why, so it is started once more ($log.not-started.log)"
+        qemu_says
+        attempt || never_starts=yes why+=", the second time"
+    fi
 fi
 rm -f "$files/initrd" "$files/disk" "$files/shared"
 
@@ -250,19 +264,27 @@ red() {
 }
 
 if grep -aq 'Kernel panic' "$console"; then red $PANICKED "its kernel panicked"; fi
-if [[ $never_starts && -e $files/not-started ]]; then red $TIMED_OUT "$why, twice"; fi
+if [[ $never_starts ]]; then
+    qemu_says
+    if [[ -e $files/not-started ]]; then red $TIMED_OUT "$why"; else red $NO_QEMU "$why"; fi
+fi
 if [[ ! -s $console ]]; then
-    sed 's/^/    | /' "$files/qemu.log" >&2
+    qemu_says
     red $SILENT "its kernel never printed anything (QEMU's status: $status)"
 fi
-if ((status == 124 || status == 137)); then red $TIMED_OUT "it was not done after $limit s, and was ended"; fi
+if ((status == 124 || (status == 137 && SECONDS - began >= limit))); then
+    red $TIMED_OUT "it was not done after $limit s, and was ended"
+fi
 result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
 if ((status != 0)); then
-    sed 's/^/    | /' "$files/qemu.log" >&2
-    # All that the guest was to do, it had done by then.
-    [[ $result ]] || red $NO_QEMU "QEMU ended with status $status"
-    warn "guest \"$name\": QEMU ended with status $status after the job had, whose status was $result"
+    qemu_says
+    # What comes after the power is switched off is nobody's but QEMU's.
+    if [[ ! $result ]] || ! grep -aq 'reboot: Power down' "$console"; then
+        red $NO_QEMU "QEMU ended with status $status (137: the host has killed it, perhaps as it had no memory left)"
+    fi
+    warn "guest \"$name\": QEMU ended with status $status when the guest was done, whose job's status was $result"
 fi
+if ((tee_status != 0)); then red $OUTPUT_LOST "its output could not be written (status $tee_status)"; fi
 [[ $result ]] || red $NO_VERDICT "it ended without a verdict"
 
 if [[ ! $expect_splat ]] && lines=$(complaints "$console"); then

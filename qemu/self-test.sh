@@ -52,9 +52,27 @@ expect "a panic turns the run red" 111 "its kernel panicked" "${words[@]}"
 expect "a guest that ends without a verdict turns the run red" 112 "ended without a verdict" poweroff -f
 expect "a kernel that never boots turns the run red" 114 "never printed anything" \
     --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
-expect "a QEMU that fails before its guest starts is run twice, and turns the run red" 114 \
-    "QEMU ended with status 1 before it had started, so it is started once more" --kernel "$BUILD/boot/no-kernel" true
-STARTING=0 expect "a guest that never starts is started twice, and turns the run red" 113 "had not started after 0 s, twice" true
+expect "a QEMU that always fails turns the run red" 116 "QEMU ended with status 1 before it had started, the second time" \
+    --kernel "$BUILD/boot/no-kernel" true
+STARTING=0 expect "a guest that never starts is started twice, and turns the run red" 113 \
+    "had not started after 0 s, the second time" true
+# crashes FILE WORDS ARGUMENTS...: boot.sh, where QEMU crashes as soon as those words are in that file.
+crashes() {
+    local boot
+    rm -f "$1"
+    "$QEMU_DIR/boot.sh" "${@:3}" &
+    boot=$!
+    until grep -aqs "$2" "$1"; do kill -0 "$boot" && sleep 0.02; done
+    kill -SEGV "$(<"$BUILD/boot/$4/qemu.pid")"
+    wait "$boot"
+}
+beside "a crash before the start" run crash-1 "a guest whose QEMU crashes before it starts is started once more" 7 \
+    "QEMU ended with status 139 before it had started, so it is started once more" \
+    crashes "$BUILD/boot/rig-crash-1/qemu.pid" . --name rig-crash-1 sh -c 'exit 7'
+NO_SHUTDOWN=yes beside "a crash at the end" run crash-2 "a guest that was done has its job's status, also where QEMU crashes" 7 \
+    "QEMU ended with status 139 when the guest was done" \
+    crashes "$BUILD/log/rig-crash-2.console.log" 'reboot: Power down' --name rig-crash-2 sh -c 'exit 7'
+count=$((count + 2))
 await_all
 # Those of two guests are two already.
 alone() { run "$@" || failing+=("$2"); }
