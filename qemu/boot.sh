@@ -182,7 +182,7 @@ fi
 qemu=(
     timeout --foreground -k 2 "$limit" qemu-system-x86_64
     -nodefaults -no-user-config -display none -no-reboot -pidfile "/mmapdev/build/boot/$name/qemu.pid"
-    -machine q35 "${accelerator[@]}" -m "$memory" "${disk[@]}" "${share[@]}"
+    -machine q35,dump-guest-core=off "${accelerator[@]}" -m "$memory" "${disk[@]}" "${share[@]}"
     -chardev "file,id=console,path=/mmapdev/build/log/$name.console.log" -serial chardev:console
     -chardev stdio,id=job,signal=off -serial chardev:job
     -chardev "file,id=verdict,path=/mmapdev/build/boot/$name/verdict" -serial chardev:verdict
@@ -241,6 +241,7 @@ attempt() {
 }
 qemu_says() { sed 's/^/    | /' "$files/qemu.log" >&2; }
 trap end_groups EXIT
+rm -f "$log.not-started.log"
 tee_status=0 never_starts=''
 if ! attempt; then
     # What it had to say by then counts.
@@ -263,7 +264,14 @@ red() {
     exit "$1"
 }
 
+result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
 if grep -aq 'Kernel panic' "$console"; then red $PANICKED "its kernel panicked"; fi
+if [[ ! $expect_splat ]] && lines=$(complaints "$console"); then
+    say "error: guest \"$name\": its kernel complained, so this run is red whatever the job said"
+    say "(the job's status was ${result:-not told}; the whole log: $console):"
+    printf '    | %s\n' "${lines//$'\n'/$'\n    | '}" >&2
+    exit $SPLAT
+fi
 if [[ $never_starts ]]; then
     qemu_says
     if [[ -e $files/not-started ]]; then red $TIMED_OUT "$why"; else red $NO_QEMU "$why"; fi
@@ -272,25 +280,21 @@ if [[ ! -s $console ]]; then
     qemu_says
     red $SILENT "its kernel never printed anything (QEMU's status: $status)"
 fi
-if ((status == 124 || (status == 137 && SECONDS - began >= limit))); then
+if ((status == 124 || (status == 137 && limit > 0 && SECONDS - began >= limit))); then
     red $TIMED_OUT "it was not done after $limit s, and was ended"
 fi
-result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
+was_switched_off=''
+if grep -aq 'reboot: Power down' "$console"; then was_switched_off=yes; fi
 if ((status != 0)); then
     qemu_says
-    # What comes after the power is switched off is nobody's but QEMU's.
-    if [[ ! $result ]] || ! grep -aq 'reboot: Power down' "$console"; then
-        red $NO_QEMU "QEMU ended with status $status (137: the host has killed it, perhaps as it had no memory left)"
+    # What comes after that is nobody's but QEMU's.
+    if [[ ! $result || ! $was_switched_off ]]; then
+        if ((status == 137)); then why=': it was killed, perhaps as the host had no memory left'; else why=''; fi
+        red $NO_QEMU "QEMU ended with status $status$why"
     fi
     warn "guest \"$name\": QEMU ended with status $status when the guest was done, whose job's status was $result"
 fi
 if ((tee_status != 0)); then red $OUTPUT_LOST "its output could not be written (status $tee_status)"; fi
 [[ $result ]] || red $NO_VERDICT "it ended without a verdict"
-
-if [[ ! $expect_splat ]] && lines=$(complaints "$console"); then
-    say "error: guest \"$name\": its kernel complained, so this run is red whatever the job said"
-    say "(the job's status was $result; the whole log: $console):"
-    printf '    | %s\n' "${lines//$'\n'/$'\n    | '}" >&2
-    exit $SPLAT
-fi
+[[ $was_switched_off ]] || red $NO_VERDICT "its job ended with status $result, but it never came to switch itself off"
 exit "$result"

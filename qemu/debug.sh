@@ -87,7 +87,7 @@ for part in ${PART:-main allocations pci vms rig}; do
         die "no tests in $part"
     fi
 done
-((${#parts[@]})) || die "no test that runs on this kernel has \"$*\" in its name"
+((${#parts[@]})) || die "no test that runs on this kernel${PART:+ in PART=$PART} has \"$*\" in its name"
 if ((${#parts[@]} == 1)); then
     run_part "${parts[0]}" "$@"
     exit

@@ -50,6 +50,8 @@ expect "a WARN outside any test turns the run red" 115 "its kernel complained" \
 trial panics
 expect "a panic turns the run red" 111 "its kernel panicked" "${words[@]}"
 expect "a guest that ends without a verdict turns the run red" 112 "ended without a verdict" poweroff -f
+expect "a guest that ends otherwise than by switching itself off turns the run red" 112 "never came to switch itself off" \
+    sh -c 'echo "exit 0" >/dev/ttyS2; echo b >/proc/sysrq-trigger; sleep 60'
 expect "a kernel that never boots turns the run red" 114 "never printed anything" \
     --kernel "$BUILD/boot/truncated-vmlinuz" --limit 8 true
 expect "a QEMU that always fails turns the run red" 116 "QEMU ended with status 1 before it had started, the second time" \
@@ -62,7 +64,10 @@ crashes() {
     rm -f "$1"
     "$QEMU_DIR/boot.sh" "${@:3}" &
     boot=$!
-    until grep -aqs "$2" "$1"; do kill -0 "$boot" && sleep 0.02; done
+    until grep -aqs "$2" "$1"; do
+        kill -0 "$boot" || { wait "$boot"; return; }
+        sleep 0.02
+    done
     kill -SEGV "$(<"$BUILD/boot/$4/qemu.pid")"
     wait "$boot"
 }
@@ -72,7 +77,10 @@ beside "a crash before the start" run crash-1 "a guest whose QEMU crashes before
 NO_SHUTDOWN=yes beside "a crash at the end" run crash-2 "a guest that was done has its job's status, also where QEMU crashes" 7 \
     "QEMU ended with status 139 when the guest was done" \
     crashes "$BUILD/log/rig-crash-2.console.log" 'reboot: Power down' --name rig-crash-2 sh -c 'exit 7'
-count=$((count + 2))
+# shellcheck disable=SC2016 # expanded by the shell inside
+beside "lost output" run full "output that cannot be written turns the run red" 117 "its output could not be written" \
+    sh -c '"$0" "$@" >/dev/full' "$QEMU_DIR/boot.sh" --name rig-full echo hello
+count=$((count + 3))
 await_all
 # Those of two guests are two already.
 alone() { run "$@" || failing+=("$2"); }
