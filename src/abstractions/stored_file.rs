@@ -2,7 +2,7 @@
 
 //! A file that stores the pages of a page cache: checking it, and moving folios between the two.
 //!
-//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h), `struct kiocb` and `vfs_iocb_iter_read()`;
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h), `struct kiocb` and `vfs_iocb_iter_write()`;
 //! [`include/linux/uio.h`](srctree/include/linux/uio.h). The loop driver, `drivers/block/loop.c`, does the same
 //! for a disk.
 //!
@@ -208,6 +208,10 @@ impl Drop for FileWorkersRef {
 pub(super) struct KnownErrors(bindings::errseq_t);
 
 /// A regular file or a block device, from an offset on.
+///
+/// # Invariants
+///
+/// The file is open for reading, and has `read_iter`.
 pub(crate) struct StoredFile {
     file: ARef<File>,
     // Dropped after the file.
@@ -239,6 +243,8 @@ impl StoredFile {
     /// - `EINVAL`: the offset is no multiple of the page size.
     /// - `ENXIO`: there is nothing at the offset.
     /// - `ENOMEM`.
+    /// - `EPERM`, or what else is said by who is asked for leave to read it: a security module, or a program by fanotify, for
+    ///   whose answer this waits. That is asked once and for all, as by `mmap()` of the file, but not about what it grows by.
     /// - `EOPNOTSUPP`: nobody can tell in this kernel when a completion has returned, for which the module has to stay:
     ///   with `CONFIG_PREEMPT_RT`, or with preemption and no `CONFIG_TASKS_RCU`.
     pub(crate) fn from_descriptor(descriptor: u32, offset: u64, queues: QueueUser) -> Result<Self> {
@@ -277,6 +283,7 @@ impl StoredFile {
         if is_swap {
             return Err(ETXTBSY);
         }
+        // INVARIANT: Just checked.
         let this = Self {
             file,
             workers: FileWorkersRef::new(queues)?,
@@ -286,9 +293,15 @@ impl StoredFile {
             is_direct: Atomic::new(is_direct),
             shortest: Atomic::new(u64::MAX),
         };
-        if this.size() == 0 {
+        let size = this.size();
+        if size == 0 {
             return Err(ENXIO);
         }
+        let position = offset as bindings::loff_t;
+        // SAFETY: The file is valid, and so is the position; no lock is held that who is asked could want.
+        kernel::error::to_result(unsafe {
+            bindings::rw_verify_area(bindings::READ as c_int, raw, &position, size as usize)
+        })?;
         Ok(this)
     }
 
@@ -850,8 +863,8 @@ impl StoredFile {
         };
         let file = self.file.as_ptr();
         let mut iter = bindings::iov_iter::default();
-        // SAFETY: By the requirements of this function; the file is valid and keeps its credentials, and the iterator is
-        // over memory of the folios, which the batch keeps.
+        // SAFETY: By the requirements of this function; the file is valid and keeps its credentials, by the type invariant it can
+        // be read, and the iterator is over memory of the folios, which the batch keeps.
         unsafe {
             helpers::abstractions_helper_init_kiocb(
                 kiocb,
@@ -873,9 +886,16 @@ impl StoredFile {
             let own = helpers::abstractions_helper_override_creds((*file).f_cred);
             let result = iov::with_limit(&mut iter, len as u64, |iter| {
                 if is_write {
-                    bindings::vfs_iocb_iter_write(file, kiocb, iter)
-                } else {
-                    bindings::vfs_iocb_iter_read(file, kiocb, iter)
+                    return bindings::vfs_iocb_iter_write(file, kiocb, iter);
+                }
+                // Not `vfs_iocb_iter_read()`: that asks for leave to read, for which `from_descriptor` has asked. Who is asked by
+                // fanotify may have to write to the file system first; and whose touch this is may be in the middle of a write
+                // there, which keeps the file system from being frozen for that. Nobody is asked about a touch of a mapping of
+                // the file itself, nor by the loop driver. (A file system that is stacked on another may ask by itself. It takes
+                // no `IOCB_NOWAIT`, so that it is a worker who waits, and the touch for that one.)
+                match (*(*file).f_op).read_iter {
+                    Some(read_iter) => read_iter(kiocb, iter),
+                    None => EBADF.to_errno() as isize,
                 }
             });
             helpers::abstractions_helper_revert_creds(own);

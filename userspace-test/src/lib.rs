@@ -36,7 +36,7 @@
 //! | [`shared_lock`] | a robust mutex and a condition variable in a mapping |
 //! | [`size`] | sizes as people write them, such as `64M` |
 //! | [`table`] | rows in aligned columns |
-//! | [`open_gate`] | a gate before the files of a mount |
+//! | [`gate`] | a gate before the files of a mount |
 //! | [`withheld`] | memory that whoever touches it waits for |
 //! | [`random`] | random numbers that are the same in every run |
 
@@ -49,6 +49,7 @@ pub mod device;
 pub mod disk;
 pub mod fail_nth;
 pub mod fixed_buffer;
+pub mod gate;
 pub mod idle;
 pub mod ivshmem_server;
 pub mod kernel_log;
@@ -59,7 +60,6 @@ pub mod message_ring;
 pub mod module;
 pub mod monitor;
 pub mod numa;
-pub mod open_gate;
 pub mod pagemap;
 pub mod pci;
 pub mod random;

@@ -11,9 +11,9 @@ use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::disk::{Disk, Traffic};
+use mmapdev_userspace::gate::{Gate, To};
 use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::open_gate::OpenGate;
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, HUGE_PAGE, KIB, MIB, PAGE};
@@ -827,6 +827,32 @@ pub(crate) const TESTS: &[Test] = &[
         "a_device_ends_and_the_module_stays_while_a_scanner_has_yet_to_answer",
         scanned,
     ),
+    Test::with(
+        "a_scanner_is_asked_about_a_device_and_about_no_touch",
+        NONE,
+        || {
+            // Before the file is opened: from then on the kernel knows whether anybody is to be asked about it.
+            let gate = Gate::before_mount_of(FOLDER, To::Read)?;
+            let (file, bytes) = Scene::file(NAME, SIZE)?;
+            let control = Control::open()?;
+            thread::scope(|scope| {
+                let making = scope.spawn(|| control.create(control::file(NAME, &file, 0, 0)?));
+                gate.wait()?.let_in()?;
+                making.join().expect("no panic")
+            })?;
+            let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+            let ours = Mapping::shared(&device, SIZE)?;
+            let toucher = Child::run(|| {
+                assert!(ours.read(0, SIZE) == bytes);
+                let mut read = vec![0; PAGE];
+                assert_eq!(pread(&device, &mut read, 0).expect("the first page"), PAGE);
+                Vec::new()
+            })?;
+            let outcome = toucher.wait(Some(slowness() * Duration::from_secs(10)))?;
+            assert_eq!(outcome, Outcome::Returned(Vec::new()));
+            Ok(())
+        },
+    ),
     Test::with("fdinfo_says_how_the_file_is_used", NONE, || {
         let scene = Scene::new(SIZE)?;
         let device = scene.open()?;
@@ -1635,7 +1661,7 @@ fn scanned() -> io::Result<()> {
     let (file, _) = Scene::file(NAME, MIB)?;
     let control = Control::open()?;
     control.create(control::file(NAME, &file, 0, 0)?)?;
-    let gate = OpenGate::before_mount_of(FOLDER)?;
+    let gate = Gate::before_mount_of(FOLDER, To::Open)?;
     thread::scope(|scope| {
         // Goes before the threads are waited for, whatever has failed: then they are let in.
         let gate = gate;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A gate before the files of a mount, as a virus scanner has one: who opens a file waits to be let in.
+//! A gate before the files of a mount, as a virus scanner has one: who opens a file, or reads it, waits to be let in.
 //!
 //! Reference: `fanotify(7)`, and <https://docs.kernel.org/admin-guide/filesystem-monitoring.html>
 
@@ -15,23 +15,32 @@ use std::path::Path;
 const EVENT: usize = 24;
 const DESCRIPTOR: std::ops::Range<usize> = 16..20;
 
-/// A gate; dropping it lets everybody in.
+/// What it takes leave to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// `open()`
+    Open,
+    /// `read()` and the like, of files that were opened when the gate was there.
+    Read,
+}
+
+/// A gate. Everybody is let in when it is dropped, and no process has it that was forked meanwhile.
 #[derive(Debug)]
-pub struct OpenGate {
+pub struct Gate {
     events: File,
 }
 
 /// Somebody who waits.
 #[derive(Debug)]
 pub struct Waiting<'a> {
-    gate: &'a OpenGate,
-    // What they want to open.
+    gate: &'a Gate,
+    // What they want to open or read.
     file: OwnedFd,
 }
 
-impl OpenGate {
+impl Gate {
     /// Puts a gate before all files of the mount that `path` is on.
-    pub fn before_mount_of(path: impl AsRef<Path>) -> io::Result<Self> {
+    pub fn before_mount_of(path: impl AsRef<Path>, to: To) -> io::Result<Self> {
         let path = CString::new(path.as_ref().as_os_str().as_bytes())?;
         let flags = libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC;
         // SAFETY: The call takes flags alone, and gives a new descriptor.
@@ -46,7 +55,10 @@ impl OpenGate {
             libc::fanotify_mark(
                 events.as_raw_fd(),
                 libc::FAN_MARK_ADD | libc::FAN_MARK_MOUNT,
-                libc::FAN_OPEN_PERM,
+                match to {
+                    To::Open => libc::FAN_OPEN_PERM,
+                    To::Read => libc::FAN_ACCESS_PERM,
+                },
                 libc::AT_FDCWD,
                 path.as_ptr(),
             )
