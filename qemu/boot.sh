@@ -239,13 +239,18 @@ attempt() {
         ;;
     esac
 }
+# What the kernel's log says.
+has_panicked() { grep -aq 'Kernel panic' "$console"; }
+was_switched_off() { grep -aq 'reboot: Power down' "$console"; }
+# Prints what the kernel complained of that the run is red for; false where there is nothing.
+counting_complaints() { [[ ! $expect_splat ]] && complaints "$console"; }
 qemu_says() { sed 's/^/    | /' "$files/qemu.log" >&2; }
 trap end_groups EXIT
 rm -f "$log.not-started.log"
 tee_status=0 never_starts=''
 if ! attempt; then
     # What it had to say by then counts.
-    if grep -aq 'Kernel panic' "$console" || { [[ ! $expect_splat ]] && complaints "$console" >/dev/null; }; then
+    if has_panicked || counting_complaints >/dev/null; then
         never_starts=yes
     else
         mv "$console" "$log.not-started.log"
@@ -265,8 +270,8 @@ red() {
 }
 
 result=$(tr -d '\r' <"$verdict" | sed -n 's/^exit \([0-9]*\)$/\1/p')
-if grep -aq 'Kernel panic' "$console"; then red $PANICKED "its kernel panicked"; fi
-if [[ ! $expect_splat ]] && lines=$(complaints "$console"); then
+if has_panicked; then red $PANICKED "its kernel panicked"; fi
+if lines=$(counting_complaints); then
     say "error: guest \"$name\": its kernel complained, so this run is red whatever the job said"
     say "(the job's status was ${result:-not told}; the whole log: $console):"
     printf '    | %s\n' "${lines//$'\n'/$'\n    | '}" >&2
@@ -283,12 +288,10 @@ fi
 if ((status == 124 || (status == 137 && limit > 0 && SECONDS - began >= limit))); then
     red $TIMED_OUT "it was not done after $limit s, and was ended"
 fi
-was_switched_off=''
-if grep -aq 'reboot: Power down' "$console"; then was_switched_off=yes; fi
 if ((status != 0)); then
     qemu_says
     # What comes after that is nobody's but QEMU's.
-    if [[ ! $result || ! $was_switched_off ]]; then
+    if [[ ! $result ]] || ! was_switched_off; then
         if ((status == 137)); then why=': it was killed, perhaps as the host had no memory left'; else why=''; fi
         red $NO_QEMU "QEMU ended with status $status$why"
     fi
@@ -296,5 +299,5 @@ if ((status != 0)); then
 fi
 if ((tee_status != 0)); then red $OUTPUT_LOST "its output could not be written (status $tee_status)"; fi
 [[ $result ]] || red $NO_VERDICT "it ended without a verdict"
-[[ $was_switched_off ]] || red $NO_VERDICT "its job ended with status $result, but it never came to switch itself off"
+was_switched_off || red $NO_VERDICT "its job ended with status $result, but it never came to switch itself off"
 exit "$result"
