@@ -15,6 +15,6 @@ if [[ ${SEED:-} ]]; then words+=(--seed "$SEED"); fi
 limit=$((duration + 1300))
 # Pages are overwritten when they are freed: what the kernel still had of one would be seen. Some seventy tasks have two CPUs, which
 # may have half of their time: who unbinds a driver then takes a minute, and who waits for that does not hang.
-"$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 2G --nodes 2 --pci \
+"$QEMU_DIR/boot.sh" --name stress --limit $limit --memory 1G --nodes 2 --pci \
     --append "oops=panic softlockup_panic=1 init_on_alloc=0 page_poison=1 sysctl.kernel.hung_task_timeout_secs=180" \
     mmapdev-stress "${words[@]}"

@@ -541,7 +541,7 @@ impl<'a> Actor<'a> {
         let lowest = PAGES - 1 - self.draws.below(longest);
         self.draws.note(lowest);
         let mut pages = self.scene.model.lock_run(lowest, PAGES - lowest);
-        for _ in 0..8 {
+        for _ in 0..self.scene.kind.resizes() {
             let end = self.any_end(lowest);
             let cut = &mut pages[end - lowest..];
             let copy = self.shrink(cut, end)?;

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 
 /// Bytes of an actor's part of the board.
 const PART: usize = 64;
-/// Where its words are: how often it has acted, the page that it is at, and of which process it is.
+/// Where its words are: how often it has acted, the page that it is at, of which process it is, and whether the others had to
+/// go on because of it.
 const ACTS: usize = 0;
 const AT: usize = 8;
 const PROCESS: usize = 16;
+const LATE: usize = 24;
 const STOP: usize = 0;
-const LATE: usize = 8;
 
-/// The board: the first part of it says whether to stop and whether that is later than it was to be, and each other is an actor's.
+/// The board: the first part of it says whether to stop, and each other is an actor's.
 pub(crate) struct Board {
     mapping: Mapping,
     /// How often each actor has to act at least.
@@ -63,20 +64,22 @@ impl Board {
         if now < self.end {
             return true;
         }
-        let goes_on = now < self.latest && !self.have_all_acted();
-        if goes_on {
-            self.mapping.word(LATE).store(1, SeqCst);
+        if now >= self.latest {
+            return false;
+        }
+        let mut goes_on = false;
+        for actor in 0..self.least.len() {
+            if self.acts(actor) < self.least[actor] {
+                self.word(actor, LATE).store(1, SeqCst);
+                goes_on = true;
+            }
         }
         goes_on
     }
 
-    /// Whether the actors have gone on for longer than they were to.
-    pub(crate) fn was_late(&self) -> bool {
-        self.mapping.word(LATE).load(SeqCst) != 0
-    }
-
-    fn have_all_acted(&self) -> bool {
-        (0..self.least.len()).all(|actor| self.acts(actor) >= self.least[actor])
+    /// Whether the others have gone on for longer than they were to, as this one had not acted often enough by then.
+    pub(crate) fn was_late(&self, actor: usize) -> bool {
+        self.word(actor, LATE).load(SeqCst) != 0
     }
 
     /// How often an actor has to act at least.

@@ -30,6 +30,11 @@ impl<'a> Draws<'a> {
         }
     }
 
+    /// What the choices of all actors are drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The actor's number on the board.
     pub(crate) fn actor(&self) -> usize {
         self.actor

@@ -137,6 +137,15 @@ impl Kind {
         Ok(Some(Stored { file, before }))
     }
 
+    /// How often a device is resized in one act, which holds up all who are at the pages that go: a write-back with each, where
+    /// there is a file, makes it long.
+    pub(crate) fn resizes(&self) -> usize {
+        match self.backing {
+            Backing::File(..) => 2,
+            Backing::Memory | Backing::Bar => 8,
+        }
+    }
+
     /// Makes a device of this kind, all zeros; where it is a BAR, the driver has done so.
     pub(crate) fn create(&self, control: &Control, name: &str, size: usize) -> io::Result<()> {
         if self.backing == Backing::Bar {

@@ -169,8 +169,9 @@ impl Actor<'_> {
             return Ok(false);
         }
         let kinds = kinds::that_can_be_made();
-        // In turn, and those of files, which are the last, among the first.
-        let kind = &kinds[(acts as usize + 1) * 3 % kinds.len()];
+        // In turn, not the two of files in a row; in two minutes not all may have one, so that each seed begins with another.
+        let turn = acts.wrapping_add(self.draws.seed()) % kinds.len() as u64;
+        let kind = &kinds[turn as usize * 3 % kinds.len()];
         let page = self.draws.below(SIZE / PAGE);
         let is_dirty = self.draws.one_in(2);
         self.draws.note(page);

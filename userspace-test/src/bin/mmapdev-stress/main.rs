@@ -453,11 +453,15 @@ fn run(seconds: u64, seed: u64) -> io::Result<(Vec<String>, Table)> {
     }
     let mut wrongs = watch(&board, children, &mut log, deadline)?;
     let (mut table, idle) = report(&board);
-    if board.was_late() {
-        table.row([
-            "longer than it was to be",
-            "not all had had their turns by then",
-        ]);
+    for (process, (place, actors)) in processes().into_iter().enumerate() {
+        for (index, (name, _)) in actors.into_iter().enumerate() {
+            if board.was_late(number_of(process, index)) {
+                table.row([
+                    "longer than asked for, waiting for",
+                    &format!("the {name} of {place}"),
+                ]);
+            }
+        }
     }
     if !wrongs.is_empty() {
         // Whoever is left may be at the devices still.
