@@ -8,7 +8,7 @@ set -euo pipefail
 # Debian's programs need pages that are cleared, see test.sh; there are no pages of the module's here.
 words=(env PCI=1 AREA=pci mmapdev-test "$@")
 if [[ $TREE ]]; then
-    "$QEMU_DIR/boot.sh" --name test-pci-debug --limit 3000 --memory 2G --pci --debian --append init_on_alloc=1 \
+    "$QEMU_DIR/boot.sh" --name test-pci-debug --limit 3000 --memory 1G --pci --debian --append init_on_alloc=1 \
         env SANITIZER=1 "${words[@]}"
 else
     "$QEMU_DIR/boot.sh" --name test-pci --limit 1200 --pci --debian --append init_on_alloc=1 "${words[@]}"

@@ -22,13 +22,13 @@ until [[ -S $socket ]]; do
 done
 
 # Only Debian's kernel has a driver for the network.
-wired=(--wire "$wire")
-if [[ $TREE ]]; then wired=(); fi
+wired=(--wire "$wire") memory=512M
+if [[ $TREE ]]; then wired=() memory=1G; fi
 
 # guest SIDE ARGUMENTS...: one of them. Where it does not come to its end, it takes the other with it, which would wait.
 guest() {
     local side=$1 status=0 pid
-    "$QEMU_DIR/boot.sh" --name "vms-$1" --cpus 1 --memory "${TREE:+2}512M" --shared "$socket" \
+    "$QEMU_DIR/boot.sh" --name "vms-$1" --cpus 1 --memory "$memory" --shared "$socket" \
         ${wired[@]+"${wired[@]}" "$side"} "${@:2}" || status=$?
     if ((status > 0)); then (set -o noclobber && echo "$status" >"$failure") 2>/dev/null || true; fi
     if ((status > 110)); then

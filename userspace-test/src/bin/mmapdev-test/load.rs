@@ -115,7 +115,8 @@ pub(crate) const TESTS: &[Test] = &[
         module.unload()
     }),
     Test::without_module("all_memory_comes_back", || {
-        const CYCLES: u64 = 8;
+        // (Fewer on a kernel that is slow.)
+        let cycles = if slowness() > 1 { 4 } else { 8 };
         const HELD: u64 = 32 * MIB as u64;
         let cycle = |parameters: &str| -> io::Result<()> {
             let module = Loaded::with(parameters)?;
@@ -132,21 +133,22 @@ pub(crate) const TESTS: &[Test] = &[
             cycle(parameters)?;
             let free = memory::settled_free()?;
             let cached = memory::vmstat("nr_file_pages")?;
-            for _ in 0..CYCLES {
+            for _ in 0..cycles {
                 cycle(parameters)?;
             }
-            let lost = memory::lost_since(free, HELD / 4, 8, memory::settled_free)?;
+            // A thirty-second of what was held and given back in all: what the rest of the guest does in
+            // these seconds is less, and a page table or a counter for each page that leaks is more.
+            let allowed = HELD * cycles / 32;
+            let lost = memory::lost_since(free, allowed, 8, memory::settled_free)?;
             let cached_now = memory::vmstat("nr_file_pages")?;
             // Caches of others may have shrunk.
             assert!(
                 cached_now <= cached,
                 "{parameters}: {cached_now} pages in page caches, {cached} before"
             );
-            // A thirty-second of what was held and given back in all: what the rest of the guest does in
-            // these seconds is less, and a page table or a counter for each page that leaks is more.
             assert!(
-                lost < HELD / 4,
-                "{parameters}: {lost} bytes are gone after {CYCLES} cycles"
+                lost < allowed,
+                "{parameters}: {lost} bytes are gone after {cycles} cycles"
             );
         }
         Ok(())
