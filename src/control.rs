@@ -120,15 +120,14 @@ fn file(create: &abi::Create, huge: Huge, registry: &Registry) -> Result<Source>
         return Err(EFBIG);
     }
     let descriptor = u32::try_from(create.file).map_err(|_| EBADF)?;
-    let file =
-        StoredFile::from_descriptor(descriptor, create.file_offset, registry.queues().clone())?;
-    // The last page of a file need not be whole.
-    if size > file.size().next_multiple_of(PAGE_SIZE as u64) {
-        return Err(EINVAL);
-    }
-    let most = if size == 0 { u64::MAX } else { size };
+    let most = (size != 0).then_some(size);
+    let queues = registry.queues().clone();
+    let file = StoredFile::from_descriptor(descriptor, create.file_offset, most, queues)?;
     let file = Arc::new(file, GFP_KERNEL)?;
-    Ok(Source::File { file, most })
+    Ok(Source::File {
+        file,
+        most: most.unwrap_or(u64::MAX),
+    })
 }
 
 /// Checks the name of a device that there should be.

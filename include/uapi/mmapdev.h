@@ -117,9 +117,10 @@ struct mmapdev_info {
  * EBADF for a descriptor that is none or not open for reading; EISDIR for a directory, EINVAL for what is neither a
  * file nor a block device, cannot be read at any place or is only appended to, for an offset that is no multiple of
  * the page size, and for more than the file has; ENXIO for an offset at or after its end; ETXTBSY for a file that is
- * swapped to; EBUSY where another device of this file has some of these bytes, or is being destroyed and may yet write
- * to them; EOPNOTSUPP in a kernel with CONFIG_PREEMPT_RT, or with preemption and no CONFIG_TASKS_RCU. (That a disk is
- * the one that a file is on, or part of another, is not seen.)
+ * swapped to; EPERM, EACCES or what else is said by who is asked for leave to read and write the file, security modules
+ * and programs by fanotify, for whose answer the call waits; EBUSY where another device of this file has some of these
+ * bytes, or is being destroyed and may yet write to them; EOPNOTSUPP in a kernel with CONFIG_PREEMPT_RT, or with
+ * preemption and no CONFIG_TASKS_RCU. (That a disk is the one that a file is on, or part of another, is not seen.)
  */
 struct mmapdev_create {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */

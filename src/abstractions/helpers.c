@@ -360,6 +360,11 @@ void abstractions_helper_init_kiocb(struct kiocb *kiocb, struct file *file, loff
 		kiocb->ki_flags |= IOCB_NOWAIT;
 }
 
+void abstractions_helper_kiocb_start_write(struct kiocb *kiocb)
+{
+	kiocb_start_write(kiocb);
+}
+
 void abstractions_helper_kiocb_end_write(struct kiocb *kiocb)
 {
 	kiocb_end_write(kiocb);

@@ -155,6 +155,7 @@ extern "C" {
         nowait: bool,
         complete: Option<unsafe extern "C" fn(*mut bindings::kiocb, c_long)>,
     );
+    pub(super) fn abstractions_helper_kiocb_start_write(kiocb: *mut bindings::kiocb);
     pub(super) fn abstractions_helper_kiocb_end_write(kiocb: *mut bindings::kiocb);
     pub(super) fn abstractions_helper_override_creds(
         cred: *const bindings::cred,

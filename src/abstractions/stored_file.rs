@@ -2,7 +2,7 @@
 
 //! A file that stores the pages of a page cache: checking it, and moving folios between the two.
 //!
-//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h), `struct kiocb` and `vfs_iocb_iter_write()`;
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h), `struct kiocb` and `kiocb_start_write()`;
 //! [`include/linux/uio.h`](srctree/include/linux/uio.h). The loop driver, `drivers/block/loop.c`, does the same
 //! for a disk.
 //!
@@ -211,7 +211,7 @@ pub(super) struct KnownErrors(bindings::errseq_t);
 ///
 /// # Invariants
 ///
-/// The file is open for reading, and has `read_iter`.
+/// The file is open for reading, and has `read_iter`; where `is_writable`, it is open for writing as well, and has `write_iter`.
 pub(crate) struct StoredFile {
     file: ARef<File>,
     // Dropped after the file.
@@ -228,8 +228,9 @@ pub(crate) struct StoredFile {
 }
 
 impl StoredFile {
-    /// Takes the file of a descriptor of the calling task, from `offset` on. What has to wait is done by workers of its own,
-    /// who are told on `queues` to end.
+    /// Takes the file of a descriptor of the calling task, from `offset` on, of which at most `most` bytes will be read and
+    /// written; all that there are, now and later, where that is `None`. What has to wait is done by workers of its own, who are
+    /// told on `queues` to end.
     ///
     /// What may be done with it is what the descriptor allows, now and later: a descriptor for reading only makes
     /// a store that is not written to.
@@ -240,14 +241,22 @@ impl StoredFile {
     /// - `EISDIR`, `EINVAL`: it is a directory, or neither a regular file nor a block device; or it is one that
     ///   cannot be read at any place (as in `/proc`); or its writes go to its end.
     /// - `ETXTBSY`: it is swapped to.
-    /// - `EINVAL`: the offset is no multiple of the page size.
+    /// - `EINVAL`: the offset is no multiple of the page size, or there are not as many bytes as `most`. (The last page of the
+    ///   file need not be whole.)
     /// - `ENXIO`: there is nothing at the offset.
     /// - `ENOMEM`.
-    /// - `EPERM`, or what else is said by who is asked for leave to read it: a security module, or a program by fanotify, for
-    ///   whose answer this waits. That is asked once and for all, as by `mmap()` of the file, but not about what it grows by.
+    /// - `EPERM`, `EACCES`, or what else is said by who is asked for leave to read and write it: a security module, or a program
+    ///   by fanotify, for whose answer this waits, until the task is killed. They are asked here, about all at once, as no read
+    ///   or write of pages later can wait for them; but not about what the file grows by, nor again where it is stacked on
+    ///   another, whose file system may ask for itself.
     /// - `EOPNOTSUPP`: nobody can tell in this kernel when a completion has returned, for which the module has to stay:
     ///   with `CONFIG_PREEMPT_RT`, or with preemption and no `CONFIG_TASKS_RCU`.
-    pub(crate) fn from_descriptor(descriptor: u32, offset: u64, queues: QueueUser) -> Result<Self> {
+    pub(crate) fn from_descriptor(
+        descriptor: u32,
+        offset: u64,
+        most: Option<u64>,
+        queues: QueueUser,
+    ) -> Result<Self> {
         // SAFETY: The function may be called from any context.
         if !unsafe { helpers::abstractions_helper_can_wait_for_kernel_code() } {
             return Err(EOPNOTSUPP);
@@ -297,11 +306,19 @@ impl StoredFile {
         if size == 0 {
             return Err(ENXIO);
         }
+        if most.is_some_and(|most| most > size.next_multiple_of(PAGE_SIZE as u64)) {
+            return Err(EINVAL);
+        }
         let position = offset as bindings::loff_t;
-        // SAFETY: The file is valid, and so is the position; no lock is held that who is asked could want.
-        kernel::error::to_result(unsafe {
-            bindings::rw_verify_area(bindings::READ as c_int, raw, &position, size as usize)
-        })?;
+        let len = most.unwrap_or(u64::MAX).min(size) as usize;
+        for (direction, is_asked) in [(bindings::READ, true), (bindings::WRITE, is_writable)] {
+            if is_asked {
+                // SAFETY: The file is valid, and so is the position; no lock is held that who is asked could want.
+                kernel::error::to_result(unsafe {
+                    bindings::rw_verify_area(direction as c_int, raw, &position, len)
+                })?;
+            }
+        }
         Ok(this)
     }
 
@@ -708,8 +725,8 @@ impl Request {
         let request: *mut Self = unsafe { container_of!(pinned, Self, kiocb) };
         // SAFETY: `submit` has put the reference aside for this.
         let this = unsafe { Arc::from_raw(request.cast_const()) };
-        // SAFETY: It is this function's turn. A write that is completed later was begun by `vfs_iocb_iter_write()`, which
-        // leaves its end to the completion.
+        // SAFETY: It is this function's turn. A write that is completed later was begun by `call`, which leaves its end to the
+        // completion.
         unsafe {
             if (*this.batch.get()).direction == Direction::Write {
                 helpers::abstractions_helper_kiocb_end_write(kiocb);
@@ -864,7 +881,8 @@ impl StoredFile {
         let file = self.file.as_ptr();
         let mut iter = bindings::iov_iter::default();
         // SAFETY: By the requirements of this function; the file is valid and keeps its credentials, by the type invariant it can
-        // be read, and the iterator is over memory of the folios, which the batch keeps.
+        // be read, and written to where that is what is done, and the iterator is over memory of the folios, which the batch
+        // keeps. The kiocb is not looked at any more once its completion may be under way, which ends the write then.
         unsafe {
             helpers::abstractions_helper_init_kiocb(
                 kiocb,
@@ -884,18 +902,25 @@ impl StoredFile {
             );
             bindings::iov_iter_advance(&mut iter, rest.done);
             let own = helpers::abstractions_helper_override_creds((*file).f_cred);
+            let operations = (*file).f_op;
             let result = iov::with_limit(&mut iter, len as u64, |iter| {
-                if is_write {
-                    return bindings::vfs_iocb_iter_write(file, kiocb, iter);
-                }
-                // Not `vfs_iocb_iter_read()`: that asks for leave to read, for which `from_descriptor` has asked. Who is asked by
-                // fanotify may have to write to the file system first; and whose touch this is may be in the middle of a write
-                // there, which keeps the file system from being frozen for that. Nobody is asked about a touch of a mapping of
-                // the file itself, nor by the loop driver. (A file system that is stacked on another may ask by itself. It takes
-                // no `IOCB_NOWAIT`, so that it is a worker who waits, and the touch for that one.)
-                match (*(*file).f_op).read_iter {
-                    Some(read_iter) => read_iter(kiocb, iter),
-                    None => EBADF.to_errno() as isize,
+                // Not `vfs_iocb_iter_read()` and its like: they ask for leave, for which `from_descriptor` has asked. Who is asked
+                // by fanotify may have to write to the file system first; and whose touch this is may be in the middle of a write
+                // there, which keeps the file system from being frozen for that; and what was stored is not to be lost, nor who
+                // syncs it to be held up, for somebody's later answer. Nobody is asked about a touch of a mapping of the file
+                // itself, nor who watches it told of that, nor by the loop driver. (A file system that is stacked on another may
+                // ask by itself. It takes no `IOCB_NOWAIT`, so that it is a worker who waits, and the touch for that one.)
+                match ((*operations).read_iter, (*operations).write_iter) {
+                    (_, Some(write_iter)) if is_write && self.is_writable => {
+                        helpers::abstractions_helper_kiocb_start_write(kiocb);
+                        let result = write_iter(kiocb, iter);
+                        if result != -(bindings::EIOCBQUEUED as isize) {
+                            helpers::abstractions_helper_kiocb_end_write(kiocb);
+                        }
+                        result
+                    }
+                    (Some(read_iter), _) if !is_write => read_iter(kiocb, iter),
+                    _ => EBADF.to_errno() as isize,
                 }
             });
             helpers::abstractions_helper_revert_creds(own);

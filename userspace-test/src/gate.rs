@@ -84,10 +84,19 @@ impl Gate {
 impl Waiting<'_> {
     /// Lets them in.
     pub fn let_in(self) -> io::Result<()> {
+        self.answer(libc::FAN_ALLOW)
+    }
+
+    /// Sends them away: `EPERM`.
+    pub fn refuse(self) -> io::Result<()> {
+        self.answer(libc::FAN_DENY)
+    }
+
+    fn answer(self, what: u32) -> io::Result<()> {
         // `struct fanotify_response`.
         let mut response = [0; 8];
         response[..4].copy_from_slice(&self.file.as_raw_fd().to_ne_bytes());
-        response[4..].copy_from_slice(&libc::FAN_ALLOW.to_ne_bytes());
+        response[4..].copy_from_slice(&what.to_ne_bytes());
         (&self.gate.events).write_all(&response)
     }
 }

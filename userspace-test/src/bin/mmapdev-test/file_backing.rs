@@ -11,12 +11,13 @@ use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::disk::{Disk, Traffic};
-use mmapdev_userspace::gate::{Gate, To};
+use mmapdev_userspace::gate::{Gate, To, Waiting};
 use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::random::Random;
 use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, HUGE_PAGE, KIB, MIB, PAGE};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{
     fadvise, fdatasync, fsync, ftruncate, ioctl_setflags, memfd_create, mknodat, sync, utimensat,
     AtFlags, FileType, IFlags, MemfdFlags, Mode, OFlags, Timespec, Timestamps, CWD,
@@ -28,6 +29,7 @@ use rustix::process;
 use rustix::thread::gettid;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -835,11 +837,16 @@ pub(crate) const TESTS: &[Test] = &[
             let gate = Gate::before_mount_of(FOLDER, To::Read)?;
             let (file, bytes) = Scene::file(NAME, SIZE)?;
             let control = Control::open()?;
-            thread::scope(|scope| {
-                let making = scope.spawn(|| control.create(control::file(NAME, &file, 0, 0)?));
-                gate.wait()?.let_in()?;
-                making.join().expect("no panic")
-            })?;
+            let make = |answer: &dyn Fn(Waiting<'_>) -> io::Result<()>| {
+                thread::scope(|scope| {
+                    let making = scope.spawn(|| control.create(control::file(NAME, &file, 0, 0)?));
+                    answer(gate.wait()?)?;
+                    making.join().expect("no panic")
+                })
+            };
+            assert_errno(make(&|waiting| waiting.refuse()), Errno::PERM, "refused");
+            assert_eq!(control.list()?, [], "nothing is made of it");
+            make(&|waiting| waiting.let_in())?;
             let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
             let ours = Mapping::shared(&device, SIZE)?;
             let toucher = Child::run(|| {
@@ -850,6 +857,39 @@ pub(crate) const TESTS: &[Test] = &[
             })?;
             let outcome = toucher.wait(Some(slowness() * Duration::from_secs(10)))?;
             assert_eq!(outcome, Outcome::Returned(Vec::new()));
+            Ok(())
+        },
+    ),
+    Test::with(
+        "who_watches_the_file_is_told_of_nothing_that_is_mapped",
+        NONE,
+        || {
+            // Half of it is no blocks yet, which may be written another way.
+            let (file, bytes) = Scene::file(NAME, SIZE)?;
+            file.set_len(2 * SIZE as u64)?;
+            Control::open()?.create(control::file(NAME, &file, 0, 0)?)?;
+            let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+            let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            let what = WatchFlags::ACCESS | WatchFlags::MODIFY | WatchFlags::ATTRIB;
+            inotify::add_watch(&watch, path(NAME), what)?;
+            let mut event = [MaybeUninit::uninit(); 512];
+            let mut told = || inotify::Reader::new(&watch, &mut event).next().map(drop);
+
+            let mapping = Mapping::shared(&device, 2 * SIZE)?;
+            assert!(mapping.read(0, SIZE) == bytes);
+            for page in (0..2 * SIZE).step_by(PAGE) {
+                mapping.store(page, 7);
+            }
+            fsync(&device)?;
+            assert_eq!(
+                told(),
+                Err(Errno::AGAIN),
+                "of what was mapped and written back"
+            );
+            let mut read = [0; PAGE];
+            file.read_exact_at(&mut read, SIZE as u64)?;
+            assert_eq!(read[0], 7);
+            assert_eq!(told(), Ok(()), "it is watched");
             Ok(())
         },
     ),
