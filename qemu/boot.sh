@@ -212,7 +212,10 @@ end_what_does_not_start() {
 # error; either is the host's doing, and nothing that the guest is about.
 attempt() {
     local statuses
-    { : >"$console" && : >"$log.out.log" && : >"$verdict"; } || exit $OUTPUT_LOST
+    { : >"$console" && : >"$log.out.log" && : >"$verdict"; } || {
+        say "error: guest \"$name\": its logs, $log.*, cannot be written"
+        exit $OUTPUT_LOST
+    }
     rm -f "$files/qemu.pid" "$files/not-started"
     status=0 began=$SECONDS
     if [[ $interactive ]]; then

@@ -71,7 +71,7 @@ sees_mistakes() {
 run_part() {
     case $1 in
     main) tests test-debug 2 ALLOCATIONS=none mmapdev-test "${@:2}" ;;
-    # Which allocation fails is one thread's doing, and no race.
+    # Which allocation fails is one thread's doing, and no race; those of workers are in main.
     allocations) tests test-debug-allocations 1 ALLOCATIONS=only mmapdev-test "${@:2}" ;;
     pci) "$QEMU_DIR/pci.sh" "${left_out[@]}" "${@:2}" ;;
     vms) "$QEMU_DIR/vms.sh" test "${@:2}" ;;

@@ -110,6 +110,12 @@ pub const PAGE: usize = 4 * KIB;
 /// Bytes in the folios that one huge page-table entry maps.
 pub const HUGE_PAGE: usize = 2 * MIB;
 
+/// Whether the rig says that the kernel is the one that looks for mistakes: so slow that a test repeats less there what it does for
+/// the sake of something rare, or of leaks, which kmemleak finds there.
+pub fn is_sanitizer_kernel() -> bool {
+    std::env::var_os("SANITIZER").is_some()
+}
+
 /// How much longer everything may take, as the rig says: the kernel may be one that looks at all it does.
 pub fn slowness() -> u32 {
     let number = std::env::var("SLOWNESS").ok();

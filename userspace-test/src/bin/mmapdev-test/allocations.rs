@@ -50,6 +50,17 @@ const fn test(name: &'static str, parameters: &'static str, body: fn() -> io::Re
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
 
+/// Those in which it is the workers of a file that fail, beside who waits for them: not which allocation is failing is drawn
+/// there, but how often, and they have more than one CPU.
+pub(crate) const TESTS_OF_WORKERS: &[Test] = &[
+    test(
+        "syncing_to_a_file_by_workers_that_fail",
+        NONE,
+        failing_workers,
+    ),
+    test("syncing_to_a_disk_that_fails", NONE, failing_disk),
+];
+
 pub(crate) const TESTS: &[Test] = &[
     test("opening", HUGE, opening),
     test("mapping", HUGE, mapping),
@@ -108,12 +119,6 @@ pub(crate) const TESTS: &[Test] = &[
     test("a_file_that_has_grown", NONE, || {
         following_file(STORED_SIZE * 2 - 5)
     }),
-    test(
-        "syncing_to_a_file_by_workers_that_fail",
-        NONE,
-        failing_workers,
-    ),
-    test("syncing_to_a_disk_that_fails", NONE, failing_disk),
     test("opening_and_mapping_of_a_file", NONE, mapping_of_file),
     test("closing_of_a_file", NONE, closing_of_file),
     test("destroying_of_a_file", NONE, destroying_of_file),

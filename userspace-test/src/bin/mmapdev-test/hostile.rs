@@ -12,7 +12,9 @@ use mmapdev_userspace::fixed_buffer::FixedBuffer;
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::{abi, memory, pagemap, slowness, smaps, HUGE_PAGE, KIB, MIB, PAGE};
+use mmapdev_userspace::{
+    abi, is_sanitizer_kernel, memory, pagemap, slowness, smaps, HUGE_PAGE, KIB, MIB, PAGE,
+};
 use rustix::event::{eventfd, EventfdFlags};
 use rustix::fs::{fsync, OFlags};
 use rustix::io::{pread, pwrite, Errno};
@@ -580,8 +582,8 @@ fn changing_size() -> io::Result<()> {
 fn map_again_and_again() -> io::Result<()> {
     let device = Device::open()?;
     pwrite(&device, &[42], (HUGE_PAGE + PAGE) as u64)?;
-    // (Fewer on a kernel that is slow: each is as the one before.)
-    let most = 10_000 / slowness().min(5) as usize;
+    // (Fewer on the sanitizer kernel: each is as the one before.)
+    let most = if is_sanitizer_kernel() { 2_000 } else { 10_000 };
     let setting = "/proc/sys/vm/max_map_count";
     let usual = fs::read_to_string(setting)?;
     fs::write(setting, most.to_string())?;

@@ -7,7 +7,7 @@ use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::{memory, slowness, MIB};
+use mmapdev_userspace::{is_sanitizer_kernel, memory, slowness, MIB};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::io;
@@ -115,8 +115,8 @@ pub(crate) const TESTS: &[Test] = &[
         module.unload()
     }),
     Test::without_module("all_memory_comes_back", || {
-        // (Fewer on a kernel that is slow.)
-        let cycles = if slowness() > 1 { 4 } else { 8 };
+        // (Fewer on the sanitizer kernel.)
+        let cycles = if is_sanitizer_kernel() { 4 } else { 8 };
         const HELD: u64 = 32 * MIB as u64;
         let cycle = |parameters: &str| -> io::Result<()> {
             let module = Loaded::with(parameters)?;
@@ -136,8 +136,8 @@ pub(crate) const TESTS: &[Test] = &[
             for _ in 0..cycles {
                 cycle(parameters)?;
             }
-            // A thirty-second of what was held and given back in all: what the rest of the guest does in
-            // these seconds is less, and a page table or a counter for each page that leaks is more.
+            // A thirty-second of what was held and given back in all: what the rest of the guest does in these seconds is
+            // less, and one page in thirty-two that leaks is as much.
             let allowed = HELD * cycles / 32;
             let lost = memory::lost_since(free, allowed, 8, memory::settled_free)?;
             let cached_now = memory::vmstat("nr_file_pages")?;

@@ -50,7 +50,7 @@ use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping;
 use mmapdev_userspace::module::Loaded;
-use mmapdev_userspace::slowness;
+use mmapdev_userspace::{is_sanitizer_kernel, slowness};
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::Mutex;
@@ -232,13 +232,14 @@ fn main() {
         &[]
     };
     // On a kernel that looks for mistakes; what was leaked is found last.
-    let sanitizer: &[(&str, &[Test])] = if std::env::var_os("SANITIZER").is_some() {
+    let sanitizer: &[(&str, &[Test])] = if is_sanitizer_kernel() {
         if !arguments.list {
             leaks::begin().expect("a kernel with memory cgroups");
         }
         &[
             ("kunit", kunit::TESTS),
             ("allocations", allocations::TESTS),
+            ("allocations_of_workers", allocations::TESTS_OF_WORKERS),
             (
                 "pci::allocations",
                 if pci.is_empty() {

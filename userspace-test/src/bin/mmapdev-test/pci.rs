@@ -15,7 +15,7 @@ use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::monitor::Monitor;
 use mmapdev_userspace::pci::{self, PciDevice};
-use mmapdev_userspace::{abi, pagemap, slowness, smaps, HUGE_PAGE, MIB, PAGE};
+use mmapdev_userspace::{abi, is_sanitizer_kernel, pagemap, slowness, smaps, HUGE_PAGE, MIB, PAGE};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags, Mode, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
@@ -1287,8 +1287,8 @@ fn under_fire() -> io::Result<()> {
 /// and what their children have, is gone when that is over.
 fn kept_across_unbinding() -> io::Result<()> {
     const TOUCHERS: usize = 2;
-    // (Fewer on a kernel that is slow, which takes ten seconds for each in which there are forkers.)
-    let rounds = if slowness() > 1 { 8 } else { 12 };
+    // (Fewer on the sanitizer kernel, which takes ten seconds for each in which there are forkers.)
+    let rounds = if is_sanitizer_kernel() { 8 } else { 12 };
     const NAP: Duration = Duration::from_millis(1);
     /// How many children of a forker are there at a time.
     const CHILDREN: u64 = 8;

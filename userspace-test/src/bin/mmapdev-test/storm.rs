@@ -9,10 +9,10 @@
 use crate::Test;
 use mmapdev_userspace::child::Child;
 use mmapdev_userspace::device::Device;
+use mmapdev_userspace::is_sanitizer_kernel;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::slowness;
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite};
@@ -460,8 +460,9 @@ impl Actor<'_> {
 
 fn storm(parameters: &str, seed: u64) -> io::Result<()> {
     let module = Loaded::with(parameters)?;
-    // (Fewer on a kernel that is slow, where `mmapdev-stress` has its two minutes as well.)
-    for number in 0..DEVICES / slowness().min(2) as usize {
+    // (Fewer on the sanitizer kernel, where `mmapdev-stress` has its two minutes as well.)
+    let devices = if is_sanitizer_kernel() { 4 } else { DEVICES };
+    for number in 0..devices {
         let device = Device::open_with(format!("/dev/mmapdev{number}"), OFlags::RDWR)?;
         let seed = seed * 1000 + number as u64;
         round(&device, seed).map_err(|error| {
