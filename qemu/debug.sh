@@ -12,7 +12,7 @@ export TREE=sanitizer
 
 left_out=(
     # They need parts of a kernel that would take its build beyond what it may take.
-    --skip tracing::perf --skip tracing::bpftrace
+    --skip tracing::perf --skip tracing::bpftrace --skip file_backing::a_disk_that_knows_no_requests_that_must_not_wait
     # The kernel's own part in each device takes so long there that 4096 of them would have a tenth of all time.
     --skip control::there_are_as_many_devices_as_are_documented
     # That kernel has no power management, no lockdown, and no hot-plugging by ACPI; that by PCI Express (pciehp) takes its own

@@ -25,7 +25,7 @@ cp "$CHECKOUT"/userspace-test/examples/*.py "$tree/lib/mmapdev/"
     cp /usr/bin/busybox bin/
     # The kernel reads the whole file, and each test loads it.
     for module in lib/mmapdev/*.ko; do [ ! -e "$module" ] || strip --strip-debug "$module"; done
-    for name in drivers/block/virtio_blk drivers/block/loop drivers/block/brd \
+    for name in drivers/block/virtio_blk drivers/block/loop drivers/block/brd lib/lz4/lz4hc_compress drivers/block/zram/zram \
         drivers/nvdimm/libnvdimm drivers/nvdimm/nd_e820 drivers/dax/dax_pmem drivers/dax/device_dax \
         net/core/failover drivers/net/net_failover drivers/net/virtio_net; do
         [ "$2" ] || xzcat "/kernel/modules/$name.ko.xz" >"lib/${name##*/}.ko"

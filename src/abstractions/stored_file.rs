@@ -219,8 +219,8 @@ pub(crate) struct StoredFile {
     /// Bytes before the first one that is stored: a multiple of the page size.
     offset: u64,
     is_writable: bool,
-    /// Whether its file system can be asked for what needs no waiting.
-    can_hurry: bool,
+    /// Whether its file system can be asked for what needs no waiting. Cleared for good where its disk turns out not to be able to.
+    can_hurry: Atomic<bool>,
     /// Cleared for good where the file turns out not to take direct I/O after all.
     is_direct: Atomic<bool>,
     /// The fewest bytes that it was seen to have by [`Self::note_shorter`], until they are forgotten.
@@ -298,7 +298,7 @@ impl StoredFile {
             workers: FileWorkersRef::new(queues)?,
             offset,
             is_writable,
-            can_hurry,
+            can_hurry: Atomic::new(can_hurry),
             is_direct: Atomic::new(is_direct),
             shortest: Atomic::new(u64::MAX),
         };
@@ -628,9 +628,19 @@ struct Request {
     kiocb: Opaque<bindings::kiocb>,
     /// Whether an attempt may wait; set between two of them.
     is_patient: Atomic<bool>,
+    /// Whether it goes past the file's own page cache; as above.
+    is_direct: Atomic<bool>,
+    /// How far an attempt is that is completed later: one of the states below.
+    attempt: Atomic<u32>,
     #[pin]
     work: Work<Self>,
 }
+
+/// States of an attempt. The file system may look at the kiocb for as long as its call has not returned, although it is completed by
+/// then (`file_accessed(iocb->ki_filp)`): another attempt, which sets that up anew, is begun by whichever of the two comes last.
+const CALLING: u32 = 0;
+const RETURNED: u32 = 1;
+const TO_BE_TRIED_AGAIN: u32 = 2;
 
 // SAFETY: The batch and the kiocb are used by whose turn it is: the submitter, the file system, the completion, the
 // worker, each of which hands them on to the next.
@@ -660,6 +670,8 @@ impl Request {
             batch: UnsafeCell::new(Batch::new(direction)),
             kiocb: Opaque::uninit(),
             is_patient: Atomic::new(false),
+            is_direct: Atomic::new(false),
+            attempt: Atomic::new(CALLING),
             work <- new_work!("stored_file"),
         });
         Ok(UniqueArc::new_uninit(GFP_KERNEL | __GFP_NOWARN)?.pin_init_with(request)?)
@@ -688,22 +700,31 @@ impl Request {
         }
         let (len, is_direct) = rest.next(this.store.is_direct());
         let is_patient = this.is_patient.load(Relaxed);
+        this.is_direct.store(is_direct, Relaxed);
+        this.attempt.store(CALLING, Relaxed);
         let kiocb = this.kiocb.get();
         // For the completion, which may come before the call returns.
         let raw = Arc::into_raw(this.clone());
         // SAFETY: The kiocb and the batch are in the request, which lives until the completion has come.
         let result = unsafe { this.store.call(&rest, len, is_direct, kiocb, is_patient) };
         if result == -(bindings::EIOCBQUEUED as isize) {
+            if this.attempt.xchg(RETURNED, Full) == TO_BE_TRIED_AGAIN {
+                Self::hand_to_worker(this, rest.direction);
+            }
             return;
         }
         // SAFETY: There will be no completion: what was meant for it is taken back.
         drop(unsafe { Arc::from_raw(raw) });
-        if is_direct && result == EINVAL.to_errno() as isize {
-            // Its blocks are larger than a page, say. What it keeps itself can be had in any pieces.
-            this.store.is_direct.store(false, Relaxed);
-            return Self::hand_to_worker(this, rest.direction);
-        }
         Self::move_on(this, result, Context::Process);
+    }
+
+    /// Has a worker make another attempt; to be called where `move_on` is.
+    fn try_again(this: Arc<Self>, direction: Direction, context: Context) {
+        // It is in a completion that it may be an interrupt.
+        if context == Context::Any && this.attempt.xchg(TO_BE_TRIED_AGAIN, Full) == CALLING {
+            return;
+        }
+        Self::hand_to_worker(this, direction);
     }
 
     fn hand_to_worker(this: Arc<Self>, direction: Direction) {
@@ -752,12 +773,23 @@ impl Request {
                     Some(EIO)
                 } else {
                     // The rest, or the reason why it cannot be had.
-                    return Self::hand_to_worker(this, direction);
+                    return Self::try_again(this, direction, context);
                 }
             }
             // It would have had to wait, or is being killed: now by somebody who may and is not.
             Err(error) if !is_patient && [EAGAIN, EINTR, ERESTARTSYS].contains(&error) => {
-                return Self::hand_to_worker(this, direction);
+                return Self::try_again(this, direction, context);
+            }
+            // The disk knows no requests that must not wait (`REQ_NOWAIT`), whatever its file system says: one of the device
+            // mapper's or md's, say.
+            Err(EOPNOTSUPP) if !is_patient => {
+                this.store.can_hurry.store(false, Relaxed);
+                return Self::try_again(this, direction, context);
+            }
+            // Its blocks are larger than a page, say. What it keeps itself can be had in any pieces.
+            Err(EINVAL) if this.is_direct.load(Relaxed) => {
+                this.store.is_direct.store(false, Relaxed);
+                return Self::try_again(this, direction, context);
             }
             Err(error) => Some(error),
         };
@@ -842,7 +874,7 @@ impl<'a> Transfer<'a> {
     pub(super) fn begin(&mut self) {
         if let Some(request) = self.request.take() {
             let request: Arc<Request> = request.into();
-            if self.direction == Direction::Read && self.store.can_hurry {
+            if self.direction == Direction::Read && self.store.can_hurry.load(Relaxed) {
                 Request::submit(request);
             } else {
                 Request::hand_to_worker(request, self.direction);

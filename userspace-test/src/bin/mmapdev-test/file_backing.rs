@@ -907,6 +907,28 @@ pub(crate) const TESTS: &[Test] = &[
         }
         Ok(())
     }),
+    Test::with(
+        "a_disk_that_knows_no_requests_that_must_not_wait_is_read",
+        NONE,
+        || {
+            let disk = CompressedDisk::new()?;
+            for size in [PAGE, 16 * PAGE] {
+                let bytes = Random::new(size as u64).bytes(size);
+                let file = disk.file("file")?;
+                file.write_all_at(&bytes, 0)?;
+                file.sync_all()?;
+                let control = Control::open()?;
+                control.create(control::file(NAME, &file, 0, 0)?)?;
+                let device = Device::open_with(control::node(NAME), OFlags::RDWR)?;
+                let mapping = Mapping::shared(&device, size)?;
+                // Page by page, which a file system asks its disk for in another way than for many.
+                mapping.advise(0, size, Advice::Random)?;
+                assert!(mapping.read(0, size) == bytes);
+                control.destroy(NAME)?;
+            }
+            Ok(())
+        },
+    ),
     Test::with("what_is_no_file_is_refused", NONE, refused),
     Test::with(
         "a_touch_that_waits_for_its_page_can_be_killed",
@@ -1357,6 +1379,46 @@ impl Drop for LoopDisk {
         let _ = run("losetup", &["-d", "/dev/loop0"]);
         let _ = run("umount", &["-l", Self::FOLDER]);
         let _ = fs::remove_dir(Self::FOLDER);
+    }
+}
+
+/// A file system on a disk that compresses what it has (zram): of the kind to which a request that must not wait is none that it
+/// knows (`BLK_FEAT_NOWAIT`), as to most of the device mapper's and md's.
+struct CompressedDisk;
+
+impl CompressedDisk {
+    const FOLDER: &'static str = "/run/mmapdev-zram";
+
+    fn new() -> io::Result<Self> {
+        for name in ["lz4hc_compress", "zram"] {
+            module::insert(&PathBuf::from(format!("/lib/{name}.ko")), "")?;
+        }
+        let this = Self;
+        fs::write("/sys/block/zram0/disksize", "16M")?;
+        run("mke2fs", &["-b", "4096", "-F", "/dev/zram0"])?;
+        fs::create_dir(Self::FOLDER)?;
+        run("mount", &["-t", "ext4", "/dev/zram0", Self::FOLDER])?;
+        Ok(this)
+    }
+
+    /// Makes a file that has no bytes.
+    fn file(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(format!("{}/{name}", Self::FOLDER))
+    }
+}
+
+impl Drop for CompressedDisk {
+    fn drop(&mut self) {
+        let _ = run("umount", &[Self::FOLDER]);
+        let _ = fs::remove_dir(Self::FOLDER);
+        for name in ["zram", "lz4hc_compress"] {
+            let _ = run("rmmod", &[name]);
+        }
     }
 }
 
