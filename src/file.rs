@@ -100,7 +100,7 @@ impl<B: MappedBacking> FileOperations for OpenDevice<B> {
     fn llseek(&self, seek: &Seek<'_>) -> Result<i64> {
         let device = self.device();
         device.check_alive()?;
-        self.follow_size();
+        self.follow_size()?;
         let offset = |offset: i64| u64::try_from(offset).map_err(|_| ENXIO);
         let position = match seek.whence() {
             Whence::Plain => return seek.move_plainly(device.size()),
@@ -124,7 +124,7 @@ impl<B: MappedBacking> FileOperations for OpenDevice<B> {
     fn splice_read(&self, splice: &mut SpliceRead<'_>) -> Result<usize> {
         let device = self.device();
         device.check_alive()?;
-        self.follow_size();
+        self.follow_size()?;
         device.backing().wait_to_bring_in()?;
         let start = u64::try_from(splice.position())?;
         let size = device.size();

@@ -57,8 +57,8 @@ impl<B: Backing> OpenDevice<B> {
     }
 
     /// See [`Device::follow_size`].
-    pub(crate) fn follow_size(&self) {
-        self.device.as_arc_borrow().follow_size();
+    pub(crate) fn follow_size(&self) -> Result {
+        self.device.as_arc_borrow().follow_size()
     }
 
     /// See [`Device::follow_size_or`].

@@ -74,6 +74,11 @@ void abstractions_helper_inode_lock(struct inode *inode)
 	inode_lock(inode);
 }
 
+int abstractions_helper_inode_lock_killable(struct inode *inode)
+{
+	return inode_lock_killable(inode);
+}
+
 bool abstractions_helper_inode_trylock(struct inode *inode)
 {
 	return inode_trylock(inode);

@@ -32,6 +32,7 @@ extern "C" {
         size: bindings::loff_t,
     );
     pub(super) fn abstractions_helper_inode_lock(inode: *mut bindings::inode);
+    pub(super) fn abstractions_helper_inode_lock_killable(inode: *mut bindings::inode) -> c_int;
     pub(super) fn abstractions_helper_inode_trylock(inode: *mut bindings::inode) -> bool;
     pub(super) fn abstractions_helper_inode_unlock(inode: *mut bindings::inode);
     pub(super) fn abstractions_helper_mapping_set_large_folios(

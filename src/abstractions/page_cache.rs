@@ -233,6 +233,17 @@ impl AddressSpace {
         }
     }
 
+    /// Locks the inode for writing unless whoever calls is killed meanwhile: `EINTR`. Mirrors `inode_lock_killable()`. Sleeps.
+    pub(crate) fn lock_for_writing_unless_killed(&self) -> Result<WriteGuard<'_>> {
+        // SAFETY: The inode is alive by the type invariant.
+        to_result(unsafe { helpers::abstractions_helper_inode_lock_killable(self.host()) })?;
+        // INVARIANT: The lock was just taken.
+        Ok(WriteGuard {
+            space: self,
+            _not_send: NotThreadSafe,
+        })
+    }
+
     /// Locks the inode for writing, however long that takes. Mirrors `inode_lock()`. Sleeps.
     pub(crate) fn lock_for_writing_always(&self) -> WriteGuard<'_> {
         // SAFETY: The inode is alive by the type invariant.

@@ -36,9 +36,13 @@ impl<B: Backing> Device<B> {
     ///
     /// Where that takes too long, as pages that have to go are read or written, or pinned, it is left to a worker; until then the size is
     /// what it was, or what the file has if that is less.
-    pub(crate) fn follow_size(self: ArcBorrow<'_, Self>) {
+    ///
+    /// # Errors
+    ///
+    /// - `EINTR`: the task is killed while it waits for who writes, as long as a program may keep that one from going on.
+    pub(crate) fn follow_size(self: ArcBorrow<'_, Self>) -> Result {
         if self.size_has_changed() && !self.is_stuck.load(Relaxed) {
-            let guard = self.pages().lock_for_writing_always();
+            let guard = self.pages().lock_for_writing_unless_killed()?;
             // Somebody else may have tried meanwhile.
             if !self.is_stuck.load(Relaxed) {
                 self.follow_size_under(&guard);
@@ -49,16 +53,17 @@ impl<B: Backing> Device<B> {
             let size = self.backing.foreign_size();
             if size.is_some_and(|size| size < self.pages().size()) && !self.has_ended() {
                 self.backing
-                    .cut_off(&self.pages().lock_for_writing_always());
+                    .cut_off(&self.pages().lock_for_writing_unless_killed()?);
             }
             Self::follow_size_later(self.into());
         }
+        Ok(())
     }
 
-    /// Does the same where whoever calls may not wait: has it done by a worker then, and fails with `EAGAIN`.
+    /// Does the same, also where whoever calls may not wait: has it done by a worker then, and fails with `EAGAIN`.
     pub(crate) fn follow_size_or(self: ArcBorrow<'_, Self>, wait: Wait) -> Result {
         match wait {
-            Wait::Allowed => self.follow_size(),
+            Wait::Allowed => self.follow_size()?,
             Wait::Forbidden if self.size_has_changed() && !self.is_stuck.load(Relaxed) => {
                 Self::follow_size_later(self.into());
                 return Err(EAGAIN);

@@ -20,7 +20,7 @@ use mmapdev_userspace::{memory, slowness, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{
     fadvise, fdatasync, fsync, ftruncate, ioctl_setflags, memfd_create, mknodat, sync, utimensat,
-    AtFlags, FileType, IFlags, MemfdFlags, Mode, OFlags, Timespec, Timestamps, CWD,
+    AtFlags, FileType, IFlags, MemfdFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, CWD,
 };
 use rustix::io::{pread, preadv2, pwrite, read, write, Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -985,6 +985,40 @@ pub(crate) const TESTS: &[Test] = &[
                 assert_eq!(outcome, Outcome::Returned(size));
                 Ok(())
             })
+        },
+    ),
+    Test::with(
+        "who_reads_while_others_keep_the_end_from_being_followed_can_be_killed",
+        NONE,
+        || {
+            let scene = Scene::new(SIZE)?;
+            let device = scene.open()?;
+            let file = OpenOptions::new().write(true).open(path(NAME))?;
+            let (_reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            let calls: [&dyn Fn() -> bool; 3] = [
+                &|| pread(&device, &mut [0; 8], 0).is_ok(),
+                &|| rustix::fs::seek(&device, SeekFrom::End(0)).is_ok(),
+                &|| {
+                    let flags = SpliceFlags::empty();
+                    splice(&device, Some(&mut 0), &writer, None, 8, flags).is_ok()
+                },
+            ];
+            while_locked(&device, || {
+                file.set_len(2 * SIZE as u64)?;
+                for call in calls {
+                    let caller = Child::run(|| vec![u8::from(call())])?;
+                    // Killed when that is over; who cannot be is waited for.
+                    let outcome = caller.wait(Some(slowness() * Duration::from_millis(300)))?;
+                    let is_right = [Outcome::TimedOut, Outcome::Returned(vec![1])];
+                    assert!(is_right.contains(&outcome), "{outcome:?}");
+                }
+                Ok(())
+            })?;
+            assert_eq!(
+                rustix::fs::seek(&device, SeekFrom::End(0))?,
+                2 * SIZE as u64
+            );
+            Ok(())
         },
     ),
     Test::with("what_may_not_wait_does_not_wait_for_a_file", NONE, || {
