@@ -26,6 +26,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/security.h>
+#include <linux/shmem_fs.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <linux/userfaultfd_k.h>
@@ -280,7 +281,21 @@ bool abstractions_helper_file_can_read(const struct file *file)
 
 bool abstractions_helper_file_can_write(const struct file *file)
 {
+	/* Which keeps what is mapped already from nothing, and write() from it all the same. */
+	if (IS_ENABLED(CONFIG_SHMEM) && shmem_mapping(file->f_mapping) &&
+	    (SHMEM_I(file_inode(file))->seals & F_SEAL_FUTURE_WRITE))
+		return false;
 	return (file->f_mode & FMODE_WRITE) && file->f_op->write_iter;
+}
+
+int abstractions_helper_mapping_map_writable(struct address_space *mapping)
+{
+	return mapping_map_writable(mapping);
+}
+
+void abstractions_helper_mapping_unmap_writable(struct address_space *mapping)
+{
+	mapping_unmap_writable(mapping);
 }
 
 bool abstractions_helper_file_can_hurry(const struct file *file)

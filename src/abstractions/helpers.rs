@@ -121,6 +121,10 @@ extern "C" {
     pub(super) fn abstractions_helper_file_kind(file: *const bindings::file) -> c_int;
     pub(super) fn abstractions_helper_file_can_read(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_file_can_write(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_mapping_map_writable(
+        mapping: *mut bindings::address_space,
+    ) -> c_int;
+    pub(super) fn abstractions_helper_mapping_unmap_writable(mapping: *mut bindings::address_space);
     pub(super) fn abstractions_helper_file_can_hurry(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_file_can_direct(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_file_is_append(file: *const bindings::file) -> bool;

@@ -207,18 +207,52 @@ impl Drop for FileWorkersRef {
 /// Up to where the errors are known of what was written to a file by way of its own page cache.
 pub(super) struct KnownErrors(bindings::errseq_t);
 
+/// A file that is written to, as by a shared mapping of it that can be: it is not sealed against that meanwhile (`F_SEAL_WRITE`).
+///
+/// # Invariants
+///
+/// The file is open for writing, has `write_iter`, and is counted as mapped so.
+struct Writable {
+    file: ARef<File>,
+}
+
+impl Writable {
+    /// Returns nothing where the file cannot be written to, or is sealed already.
+    ///
+    /// Mirrors `mapping_map_writable()`.
+    fn new(file: &ARef<File>) -> Option<Self> {
+        // SAFETY: The file is valid, and keeps its address space.
+        let is_counted = unsafe {
+            let raw = file.as_ptr();
+            helpers::abstractions_helper_file_can_write(raw)
+                && helpers::abstractions_helper_mapping_map_writable((*raw).f_mapping) == 0
+        };
+        // INVARIANT: Just checked, and counted.
+        is_counted.then(|| Self { file: file.clone() })
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        // SAFETY: The file is valid, keeps its address space, and is counted by the type invariant. Needs no context of its own.
+        unsafe {
+            helpers::abstractions_helper_mapping_unmap_writable((*self.file.as_ptr()).f_mapping)
+        };
+    }
+}
+
 /// A regular file or a block device, from an offset on.
 ///
 /// # Invariants
 ///
-/// The file is open for reading, and has `read_iter`; where `is_writable`, it is open for writing as well, and has `write_iter`.
+/// The file is open for reading, and has `read_iter`; `writable` is of the same.
 pub(crate) struct StoredFile {
+    writable: Option<Writable>,
     file: ARef<File>,
-    // Dropped after the file.
+    // Dropped after both references to the file.
     workers: FileWorkersRef,
     /// Bytes before the first one that is stored: a multiple of the page size.
     offset: u64,
-    is_writable: bool,
     /// Whether its file system can be asked for what needs no waiting. Cleared for good where its disk turns out not to be able to.
     can_hurry: Atomic<bool>,
     /// Cleared for good where the file turns out not to take direct I/O after all.
@@ -233,7 +267,8 @@ impl StoredFile {
     /// told on `queues` to end.
     ///
     /// What may be done with it is what the descriptor allows, now and later: a descriptor for reading only makes
-    /// a store that is not written to.
+    /// a store that is not written to, and so does a memfd that is sealed against it (`F_SEAL_WRITE`, `F_SEAL_FUTURE_WRITE`). One
+    /// that is written to cannot be sealed by the former (`EBUSY`) while this is there, as while it is mapped.
     ///
     /// # Errors
     ///
@@ -272,10 +307,9 @@ impl StoredFile {
             return Err(Error::from_errno(kind));
         }
         // SAFETY: As above.
-        let (can_read, is_writable, can_hurry, is_direct, is_append, is_swap, modes) = unsafe {
+        let (can_read, can_hurry, is_direct, is_append, is_swap, modes) = unsafe {
             (
                 helpers::abstractions_helper_file_can_read(raw),
-                helpers::abstractions_helper_file_can_write(raw),
                 helpers::abstractions_helper_file_can_hurry(raw),
                 helpers::abstractions_helper_file_can_direct(raw),
                 helpers::abstractions_helper_file_is_append(raw),
@@ -292,12 +326,14 @@ impl StoredFile {
         if is_swap {
             return Err(ETXTBSY);
         }
+        let writable = Writable::new(&file);
+        let is_writable = writable.is_some();
         // INVARIANT: Just checked.
         let this = Self {
             file,
             workers: FileWorkersRef::new(queues)?,
             offset,
-            is_writable,
+            writable,
             can_hurry: Atomic::new(can_hurry),
             is_direct: Atomic::new(is_direct),
             shortest: Atomic::new(u64::MAX),
@@ -344,7 +380,7 @@ impl StoredFile {
 
     /// Returns whether it may be written to.
     pub(crate) fn is_writable(&self) -> bool {
-        self.is_writable
+        self.writable.is_some()
     }
 
     /// Returns whether what is to be written now is: somebody may have made the file immutable (`chattr +i`).
@@ -943,7 +979,7 @@ impl StoredFile {
                 // itself, nor who watches it told of that, nor by the loop driver. (A file system that is stacked on another may
                 // ask by itself. It takes no `IOCB_NOWAIT`, so that it is a worker who waits, and the touch for that one.)
                 match ((*operations).read_iter, (*operations).write_iter) {
-                    (_, Some(write_iter)) if is_write && self.is_writable => {
+                    (_, Some(write_iter)) if is_write && self.is_writable() => {
                         helpers::abstractions_helper_kiocb_start_write(kiocb);
                         let result = write_iter(kiocb, iter);
                         if result != -(bindings::EIOCBQUEUED as isize) {

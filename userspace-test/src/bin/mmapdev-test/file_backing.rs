@@ -19,8 +19,9 @@ use mmapdev_userspace::withheld::Withheld;
 use mmapdev_userspace::{memory, slowness, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{
-    fadvise, fdatasync, fsync, ftruncate, ioctl_setflags, memfd_create, mknodat, sync, utimensat,
-    AtFlags, FileType, IFlags, MemfdFlags, Mode, OFlags, SeekFrom, Timespec, Timestamps, CWD,
+    fadvise, fcntl_add_seals, fdatasync, fsync, ftruncate, ioctl_setflags, memfd_create, mknodat,
+    sync, utimensat, AtFlags, FileType, IFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom,
+    Timespec, Timestamps, CWD,
 };
 use rustix::io::{pread, preadv2, pwrite, read, write, Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -451,6 +452,50 @@ pub(crate) const TESTS: &[Test] = &[
             let private = Mapping::new(&device, SIZE, READ_WRITE, MapFlags::PRIVATE, 0)?;
             private.store(0, !file.1[0]);
             assert_eq!(map.load(0), file.1[0]);
+            Ok(())
+        },
+    ),
+    Test::with(
+        "a_memfd_is_sealed_or_stored_to_through_a_device",
+        NONE,
+        || {
+            let memfd = || -> io::Result<_> {
+                let file = memfd_create("sealed", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+                ftruncate(&file, MIB as u64)?;
+                Ok(file)
+            };
+            let (control, node) = (Control::open()?, control::node(NAME));
+            for seal in [SealFlags::WRITE, SealFlags::FUTURE_WRITE] {
+                let file = memfd()?;
+                pwrite(&file, &[7], 0)?;
+                fcntl_add_seals(&file, seal)?;
+                control.create(control::file(NAME, &file, 0, 0)?)?;
+                let writing = Device::open_with(&node, OFlags::RDWR);
+                assert_errno(writing, Errno::ROFS, "for writing");
+                let device = Device::open_with(&node, OFlags::RDONLY)?;
+                let mapping = Mapping::new(&device, MIB, ProtFlags::READ, MapFlags::SHARED, 0)?;
+                assert_eq!(mapping.load(0), 7);
+                control.destroy(NAME)?;
+            }
+            let file = memfd()?;
+            control.create(control::file(NAME, &file, 0, 0)?)?;
+            assert_eq!(fcntl_add_seals(&file, SealFlags::WRITE), Err(Errno::BUSY));
+            Mapping::shared(&Device::open_with(&node, OFlags::RDWR)?, MIB)?.store(0, 8);
+            control.destroy(NAME)?;
+            let mut byte = [0];
+            pread(&file, &mut byte, 0)?;
+            assert_eq!(byte[0], 8);
+            // The last one of the file may be given back by a worker.
+            let deadline = Instant::now() + slowness() * Duration::from_secs(10);
+            while fcntl_add_seals(&file, SealFlags::WRITE) == Err(Errno::BUSY) {
+                assert!(Instant::now() < deadline, "never to be sealed");
+                thread::yield_now();
+            }
+            assert_errno(
+                pwrite(&file, &[9], 0).map_err(io::Error::from),
+                Errno::PERM,
+                "sealed",
+            );
             Ok(())
         },
     ),
