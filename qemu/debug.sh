@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs the tests on the sanitizer kernel: debug.sh [NAME], in each guest that has such tests, two guests at a time. With
-# PART= only those of one: main has all that need no other, allocations those that let allocations fail, pci and vms
-# those of PCI devices and of two machines; and rig makes mistakes, which this kernel is to notice. What it is built with
+# PART= only those of one: main has all that need no other, allocations those that let allocations fail, pressure, pci and
+# vms those of little memory, of PCI devices and of two machines; and rig makes mistakes, which this kernel is to notice. What it is built with
 # needs memory and makes all slower, so the guest has more of the one, and the tests have more time.
 # Pages are not cleared when they are allocated, for which test.sh has the reason; that they are overwritten when they are
 # freed, and looked at when they are allocated, takes a fifth of all time, and is done where most may go wrong, by make stress.
@@ -13,8 +13,9 @@ export TREE=sanitizer
 left_out=(
     # They need parts of a kernel that would take its build beyond what it may take.
     --skip tracing::perf --skip tracing::bpftrace --skip file_backing::a_disk_that_knows_no_requests_that_must_not_wait
-    # The kernel's own part in each device takes so long there that 4096 of them would have a tenth of all time.
-    --skip control::there_are_as_many_devices_as_are_documented
+    # The kernel's own part in each device takes so long there that 4096 of them would have a tenth of all time; and a GiB that is
+    # written and looked at three times takes six minutes.
+    --skip control::there_are_as_many_devices_as_are_documented --skip pressure::a_device_larger_than_memory_has_all_its_bytes
     # That kernel has no power management, no lockdown, and no hot-plugging by ACPI; that by PCI Express (pciehp) takes its own
     # locks in two orders, of which lockdep complains.
     --skip pci::a_bar_that_is_open_keeps_its_device_awake --skip pci::an_open_that_fails_keeps_no_device_awake
@@ -28,10 +29,11 @@ has_part() {
     case $1 in
     main) environment+=(ALLOCATIONS=none) ;;
     allocations) environment+=(ALLOCATIONS=only) ;;
+    pressure) environment+=(PRESSURE=1 AREA=pressure) ;;
     pci) environment+=(PCI=1 AREA=pci) ;;
     vms) environment+=(VMS=0 AREA=vms) ;;
     rig) return $(($# > 1)) ;; # it has no test with a name
-    *) die "PART=$1 is none of main, allocations, pci, vms, rig" ;;
+    *) die "PART=$1 is none of main, allocations, pressure, pci, vms, rig" ;;
     esac
     has_tests env "${environment[@]}" mmapdev-test "${left_out[@]}" "${@:2}"
 }
@@ -73,6 +75,7 @@ run_part() {
     main) tests test-debug 2 ALLOCATIONS=none mmapdev-test "${@:2}" ;;
     # Which allocation fails is one thread's doing, and no race; those of workers are in main.
     allocations) tests test-debug-allocations 1 ALLOCATIONS=only mmapdev-test "${@:2}" ;;
+    pressure) "$QEMU_DIR/pressure.sh" "${left_out[@]}" "${@:2}" ;;
     pci) "$QEMU_DIR/pci.sh" "${left_out[@]}" "${@:2}" ;;
     vms) "$QEMU_DIR/vms.sh" test "${@:2}" ;;
     rig) sees_mistakes ;;
@@ -80,7 +83,7 @@ run_part() {
 }
 
 parts=()
-for part in ${PART:-main allocations pci vms rig}; do
+for part in ${PART:-main allocations pressure pci vms rig}; do
     if has_part "$part" "$@"; then
         parts+=("$part")
     elif ((!$#)); then
