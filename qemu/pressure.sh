@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs the tests of what happens where memory is short, with TREE=sanitizer on that kernel: pressure.sh [NAME]. The guest has half of the memory that the
-# largest device has bytes, and a disk for that.
+# Runs the tests of what happens where memory is short, with TREE=sanitizer on that kernel: pressure.sh [NAME]. The guest has
+# half of the memory that the largest device has bytes, and a disk for that.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

@@ -6,6 +6,7 @@
  * to what it wraps, unless it says so. Each has its declaration in helpers.rs; the two files list them in one order.
  */
 #include <linux/backing-dev.h>
+#include <linux/blkdev.h>
 #include <linux/bvec.h>
 #include <linux/cred.h>
 #include <linux/errseq.h>
@@ -281,11 +282,14 @@ bool abstractions_helper_file_can_read(const struct file *file)
 
 bool abstractions_helper_file_can_write(const struct file *file)
 {
-	/* Which keeps what is mapped already from nothing, and write() from it all the same. */
-	if (IS_ENABLED(CONFIG_SHMEM) && shmem_mapping(file->f_mapping) &&
-	    (SHMEM_I(file_inode(file))->seals & F_SEAL_FUTURE_WRITE))
-		return false;
 	return (file->f_mode & FMODE_WRITE) && file->f_op->write_iter;
+}
+
+/* Whether write() is refused, as to a memfd. (F_SEAL_FUTURE_WRITE is for all but stores through what is mapped already.) */
+bool abstractions_helper_file_is_sealed(const struct file *file)
+{
+	return IS_ENABLED(CONFIG_SHMEM) && shmem_mapping(file->f_mapping) &&
+	       (READ_ONCE(SHMEM_I(file->f_mapping->host)->seals) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE));
 }
 
 int abstractions_helper_mapping_map_writable(struct address_space *mapping)
@@ -298,9 +302,12 @@ void abstractions_helper_mapping_unmap_writable(struct address_space *mapping)
 	mapping_unmap_writable(mapping);
 }
 
+/* What a file system says of itself need not be so of its disk. */
 bool abstractions_helper_file_can_hurry(const struct file *file)
 {
-	return file->f_mode & FMODE_NOWAIT;
+	const struct block_device *disk = file->f_mapping->host->i_sb->s_bdev;
+
+	return (file->f_mode & FMODE_NOWAIT) && (!disk || bdev_nowait((struct block_device *)disk));
 }
 
 bool abstractions_helper_file_can_direct(const struct file *file)

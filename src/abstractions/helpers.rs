@@ -121,6 +121,7 @@ extern "C" {
     pub(super) fn abstractions_helper_file_kind(file: *const bindings::file) -> c_int;
     pub(super) fn abstractions_helper_file_can_read(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_file_can_write(file: *const bindings::file) -> bool;
+    pub(super) fn abstractions_helper_file_is_sealed(file: *const bindings::file) -> bool;
     pub(super) fn abstractions_helper_mapping_map_writable(
         mapping: *mut bindings::address_space,
     ) -> c_int;

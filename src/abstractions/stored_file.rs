@@ -217,18 +217,26 @@ struct Writable {
 }
 
 impl Writable {
-    /// Returns nothing where the file cannot be written to, or is sealed already.
+    /// Returns nothing where the file cannot be written to, or is sealed already; fails with `EBUSY` where somebody is just about
+    /// to seal it, which may come to nothing.
     ///
     /// Mirrors `mapping_map_writable()`.
-    fn new(file: &ARef<File>) -> Option<Self> {
-        // SAFETY: The file is valid, and keeps its address space.
-        let is_counted = unsafe {
-            let raw = file.as_ptr();
+    fn new(file: &ARef<File>) -> Result<Option<Self>> {
+        let raw = file.as_ptr();
+        // SAFETY: The file is valid, and keeps its address space; here and below.
+        let may_write = unsafe {
             helpers::abstractions_helper_file_can_write(raw)
-                && helpers::abstractions_helper_mapping_map_writable((*raw).f_mapping) == 0
+                && !helpers::abstractions_helper_file_is_sealed(raw)
         };
+        if !may_write {
+            return Ok(None);
+        }
+        // SAFETY: As above.
+        if unsafe { helpers::abstractions_helper_mapping_map_writable((*raw).f_mapping) } != 0 {
+            return Err(EBUSY);
+        }
         // INVARIANT: Just checked, and counted.
-        is_counted.then(|| Self { file: file.clone() })
+        Ok(Some(Self { file: file.clone() }))
     }
 }
 
@@ -279,6 +287,7 @@ impl StoredFile {
     /// - `EINVAL`: the offset is no multiple of the page size, or there are not as many bytes as `most`. (The last page of the
     ///   file need not be whole.)
     /// - `ENXIO`: there is nothing at the offset.
+    /// - `EBUSY`: it is a memfd that somebody is just about to seal.
     /// - `ENOMEM`.
     /// - `EPERM`, `EACCES`, or what else is said by who is asked for leave to read and write it: a security module, or a program
     ///   by fanotify, for whose answer this waits, until the task is killed. They are asked here, about all at once, as no read
@@ -326,7 +335,7 @@ impl StoredFile {
         if is_swap {
             return Err(ETXTBSY);
         }
-        let writable = Writable::new(&file);
+        let writable = Writable::new(&file)?;
         let is_writable = writable.is_some();
         // INVARIANT: Just checked.
         let this = Self {
@@ -383,10 +392,15 @@ impl StoredFile {
         self.writable.is_some()
     }
 
-    /// Returns whether what is to be written now is: somebody may have made the file immutable (`chattr +i`).
+    /// Returns whether what is to be written now is: somebody may have made the file immutable (`chattr +i`), or sealed it
+    /// (`F_SEAL_FUTURE_WRITE`).
     pub(crate) fn takes_writes(&self) -> bool {
+        let raw = self.file.as_ptr();
         // SAFETY: The file is valid.
-        !unsafe { helpers::abstractions_helper_file_is_immutable(self.file.as_ptr()) }
+        unsafe {
+            !helpers::abstractions_helper_file_is_immutable(raw)
+                && !helpers::abstractions_helper_file_is_sealed(raw)
+        }
     }
 
     /// Returns whether it is read and written without a second copy in memory, as far as is known.

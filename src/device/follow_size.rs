@@ -51,11 +51,15 @@ impl<B: Backing> Device<B> {
         if self.is_stuck.load(Relaxed) {
             // What was cut off since is seen by nobody all the same.
             let size = self.backing.foreign_size();
-            if size.is_some_and(|size| size < self.pages().size()) && !self.has_ended() {
-                self.backing
-                    .cut_off(&self.pages().lock_for_writing_unless_killed()?);
+            let is_shorter = size.is_some_and(|size| size < self.pages().size());
+            let mut result = Ok(());
+            if is_shorter && !self.has_ended() {
+                let guard = self.pages().lock_for_writing_unless_killed();
+                result = guard.map(|guard| self.backing.cut_off(&guard));
             }
+            // Also where whoever calls is killed: others count on it.
             Self::follow_size_later(self.into());
+            return result;
         }
         Ok(())
     }
@@ -133,7 +137,7 @@ impl<B: Backing> WorkItem for Device<B> {
 impl Watcher for Device<FileBacking> {
     fn file_changed(this: ArcBorrow<'_, Self>) {
         this.backing.note_change();
-        // Most changes are of bytes, many of them our own. The rest is for somebody who holds no lock of the file.
+        // Most changes are of bytes. The rest is for somebody who holds no lock of the file.
         if this.size_has_changed() {
             Self::follow_size_later(this.into());
         }
