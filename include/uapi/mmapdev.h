@@ -119,8 +119,9 @@ struct mmapdev_info {
  * the page size, and for more than the file has; ENXIO for an offset at or after its end; ETXTBSY for a file that is
  * swapped to; EPERM, EACCES or what else is said by who is asked for leave to read and write the file, security modules
  * and programs by fanotify, for whose answer the call waits; EBUSY where another device of this file has some of these
- * bytes, or is being destroyed and may yet write to them, and for a memfd that is just being sealed; EOPNOTSUPP in a kernel with CONFIG_PREEMPT_RT, or with
- * preemption and no CONFIG_TASKS_RCU. (That a disk is the one that a file is on, or part of another, is not seen.)
+ * bytes, or is being destroyed and may yet write to them, and for a memfd that is just being sealed; EOPNOTSUPP in a
+ * kernel with CONFIG_PREEMPT_RT, or with preemption and no CONFIG_TASKS_RCU. (That a disk is the one that a file is on,
+ * or part of another, is not seen.)
  */
 struct mmapdev_create {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */
