@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs the tests on the sanitizer kernel: debug.sh [NAME], in each guest that has such tests, two guests at a time. With
 # PART= only those of one: main has all that need no other, allocations those that let allocations fail, pressure, pci and
-# vms those of little memory, of PCI devices and of two machines; and rig makes mistakes, which this kernel is to notice. What it is built with
-# needs memory and makes all slower, so the guest has more of the one, and the tests have more time.
+# vms those of little memory, of PCI devices and of two machines; and rig makes mistakes, which this kernel is to notice. What it
+# is built with needs memory and makes all slower, so the guest has more of the one, and the tests have more time.
 # Pages are not cleared when they are allocated, for which test.sh has the reason; that they are overwritten when they are
 # freed, and looked at when they are allocated, takes a fifth of all time, and is done where most may go wrong, by make stress.
 set -euo pipefail

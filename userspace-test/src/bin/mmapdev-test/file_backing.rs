@@ -1507,14 +1507,15 @@ impl Drop for CompressedDisk {
     fn drop(&mut self) {
         // The last reference to a file of it may be given back by a worker.
         let deadline = Instant::now() + slowness() * Duration::from_secs(10);
-        while run("umount", &[Self::FOLDER]).is_err() && Instant::now() < deadline {
-            thread::yield_now();
-        }
-        let _ = fs::remove_dir(Self::FOLDER);
-        for name in ["zram", "lz4hc_compress"] {
-            while run("rmmod", &[name]).is_err() && Instant::now() < deadline {
+        let try_to = |program, argument| {
+            while run(program, &[argument]).is_err() && Instant::now() < deadline {
                 thread::yield_now();
             }
+        };
+        try_to("umount", Self::FOLDER);
+        let _ = fs::remove_dir(Self::FOLDER);
+        for name in ["zram", "lz4hc_compress"] {
+            try_to("rmmod", name);
         }
     }
 }

@@ -19,21 +19,22 @@ pub(crate) fn begin() -> io::Result<()> {
     CHARGED.set(cgroup).map_err(|_| io::Error::other("twice"))
 }
 
-pub(crate) const TESTS: &[Test] = &[
-    Test::without_module(
-        "nothing_that_the_tests_have_made_the_kernel_allocate_is_lost",
-        || {
-            assert!(!module::is_loaded());
-            let lost = kmemleak::lost()?;
-            assert!(lost.is_empty(), "{lost}");
-            Ok(())
-        },
-    ),
-    Test::without_module("no_page_of_a_device_is_lost", || {
+pub(crate) const OF_ALLOCATIONS: Test = Test::without_module(
+    "nothing_that_the_tests_have_made_the_kernel_allocate_is_lost",
+    || {
         assert!(!module::is_loaded());
-        let cgroup = CHARGED.get().expect("begun");
-        let lost = frames_of_files(cgroup)?;
-        assert!(lost.is_empty(), "page frames {lost:x?}");
+        let lost = kmemleak::lost()?;
+        assert!(lost.is_empty(), "{lost}");
         Ok(())
-    }),
-];
+    },
+);
+
+pub(crate) const OF_PAGES: Test = Test::without_module("no_page_of_a_device_is_lost", || {
+    assert!(!module::is_loaded());
+    let cgroup = CHARGED.get().expect("begun");
+    let lost = frames_of_files(cgroup)?;
+    assert!(lost.is_empty(), "page frames {lost:x?}");
+    Ok(())
+});
+
+pub(crate) const TESTS: &[Test] = &[OF_ALLOCATIONS, OF_PAGES];

@@ -240,32 +240,15 @@ fn main() {
             ("kunit", kunit::TESTS),
             ("allocations", allocations::TESTS),
             ("allocations_of_workers", allocations::TESTS_OF_WORKERS),
-            (
-                "pci::allocations",
-                if pci.is_empty() {
-                    &[]
-                } else {
-                    allocations::PCI_TESTS
-                },
-            ),
+            ("pci::allocations", if_any(pci, allocations::PCI_TESTS)),
             ("leaks", leaks::TESTS),
-            (
-                "pci::leaks",
-                if pci.is_empty() { &[] } else { leaks::TESTS },
-            ),
+            ("pci::leaks", if_any(pci, leaks::TESTS)),
             // (The journal of its disk has pages of its own, for which these tests are charged.)
             (
                 "pressure::leaks",
-                if pressure.is_empty() {
-                    &[]
-                } else {
-                    &leaks::TESTS[..1]
-                },
+                if_any(pressure, &[leaks::OF_ALLOCATIONS]),
             ),
-            (
-                "vms::leaks",
-                if vms.is_empty() { &[] } else { leaks::TESTS },
-            ),
+            ("vms::leaks", if_any(vms, leaks::TESTS)),
         ]
     } else {
         &[]
@@ -310,6 +293,15 @@ fn main() {
         std::process::exit(1);
     }
     conclusion.exit();
+}
+
+/// The tests that come after those of an area, if there are any of that.
+fn if_any(area: &[Test], tests: &'static [Test]) -> &'static [Test] {
+    if area.is_empty() {
+        &[]
+    } else {
+        tests
+    }
 }
 
 /// How long each test took.
