@@ -44,6 +44,7 @@ const OF_WORKERS: &[(&str, &str)] = &[
 const OF_DISKS: &[(&str, &str)] = &[
     ("/sys/kernel/debug/fail_make_request/verbose", "0"),
     ("/sys/kernel/debug/fail_make_request/times", "-1"),
+    ("/sys/kernel/debug/fail_make_request/probability", "100"),
 ];
 
 /// Settings of the kernel's that are what they were when this is dropped.
@@ -224,15 +225,15 @@ pub struct FailDisk {
 }
 
 impl FailDisk {
-    /// Has so many in a hundred of the requests fail from now on that are made to a disk, such as `loop0`.
-    pub fn begin(disk: &str, percent: u32) -> io::Result<Self> {
+    /// Has each `nth` of the requests fail from now on that are made to a disk, such as `loop0`.
+    pub fn begin(disk: &str, nth: u32) -> io::Result<Self> {
         let mut settings = Settings::default();
+        settings.set(
+            "/sys/kernel/debug/fail_make_request/interval",
+            &nth.to_string(),
+        )?;
         settings.set_all(OF_DISKS)?;
         settings.set(format!("/sys/block/{disk}/make-it-fail"), "1")?;
-        settings.set(
-            "/sys/kernel/debug/fail_make_request/probability",
-            &percent.to_string(),
-        )?;
         Ok(Self {
             _settings: settings,
         })
