@@ -19,7 +19,7 @@ help: ## this text
 	@sed -n 's/^#: \([A-Z_]*\) *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 #: TESTS            only the tests whose name has this in it
-#: PART             only one part of make test-debug: main, allocations, pci, vms or rig
+#: PART             only one part of make test-debug: main, allocations, pressure, pci, vms or rig
 #: SECONDS          how long make stress is at it (120)
 #: SEED             what stress and crash take their choices from, as a failure names it; else the clock
 #: KILLS            how many guests make crash kills (5)

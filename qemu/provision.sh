@@ -73,7 +73,7 @@ fi
 if [[ ${1:-} == sanitizer && ! -d $CACHE/$SANITIZER ]]; then
     [[ ${lock_fd:-} ]] || take_lock "$CACHE/provision.lock" "another run is preparing $CACHE: waiting for it"
     # Whoever tests at the same time has limits of time, and this has none.
-    renice -n 10 $$ >/dev/null
+    (($(nice) >= 10)) || renice -n 10 $$ >/dev/null
     say "Building the sanitizer kernel, once, in $CACHE (about 20 minutes on 2 cores):"
     product "$SANITIZER" "Linux $RELEASE with sanitizers"
 fi
