@@ -26,7 +26,7 @@ run() {
     boots+=("$BUILD/boot/$2/results.json" "$BUILD/boot/$2/command")
 }
 
-# The kernel tests its ciphers in the first seconds, which would be counted, too.
+# What the kernel still does in its first seconds would be counted, too.
 run "counting instructions" bench --icount -- --unit instructions --settle 20
 if [[ ${1:-} != check ]]; then run "taking the time" bench-time --; fi
 emulator=$("$QEMU_DIR/enter.sh" qemu-system-x86_64 --version | head -n 1)
