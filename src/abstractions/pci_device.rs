@@ -311,11 +311,18 @@ struct SwitchedOn {
 }
 
 impl Enabled {
-    /// Has a device answer to its memory addresses. Mirrors `pci_enable_device_mem()`.
+    /// Has a device answer to its memory addresses, and do nothing of its own accord: it interrupts by no line, which enabling it
+    /// would let it do, and which others may have, too; and is not master of its bus, as the firmware or its last driver may have
+    /// left it. Mirrors `pci_enable_device_mem()`, `pci_intx()` and `pci_clear_master()`.
     ///
     /// May sleep. Fails with `EINVAL` where a BAR has no address.
     pub(crate) fn new(device: &pci::Device<Core<'_>>) -> Result<Self> {
         device.enable_device_mem()?;
+        // SAFETY: The device is valid by its type, and enabled.
+        unsafe {
+            bindings::pci_intx(as_raw(device), 0);
+            bindings::pci_clear_master(as_raw(device));
+        }
         // INVARIANT: Just enabled.
         let on = SwitchedOn {
             device: (&**device).into(),

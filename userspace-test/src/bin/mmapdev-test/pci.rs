@@ -490,6 +490,32 @@ pub(crate) const TESTS: &[Test] = &[
             Ok(())
         },
     ),
+    Test::with(
+        "a_device_that_is_bound_does_nothing_by_itself",
+        NONE,
+        || {
+            const COMMAND: u64 = 4;
+            const MASTER: u16 = 1 << 2;
+            const NO_LINE: u16 = 1 << 10;
+            let edu = edu();
+            let config = File::options()
+                .read(true)
+                .write(true)
+                .open(edu.path("config"))?;
+            let command = || {
+                let mut bytes = [0; 2];
+                config.read_exact_at(&mut bytes, COMMAND)?;
+                io::Result::Ok(u16::from_le_bytes(bytes))
+            };
+            // As whoever had it before may have left it.
+            let left = command()? & !NO_LINE | MASTER;
+            config.write_all_at(&left.to_le_bytes(), COMMAND)?;
+            let edu = Bound::new(edu)?;
+            assert_eq!(command()? & (NO_LINE | MASTER), NO_LINE);
+            drop(edu);
+            Ok(())
+        },
+    ),
     Test::with("a_register_is_written_whole_or_not_at_all", NONE, || {
         let edu = Bound::new(edu())?;
         let device = open(&edu.0, 0)?;
