@@ -27,12 +27,12 @@ pub(crate) struct Events {
     /// Whoever changes the targets: the list is made new where that may sleep.
     #[pin]
     changes: Mutex<()>,
-    /// What is signalled by each event. An interrupt may be what raises one.
+    /// What is signalled by each event, in the order of their files. An interrupt may be what raises one.
     #[pin]
     targets: SpinLockIrq<KVec<Target>>,
 }
 
-/// How many open files of a device may have an eventfd: all are signalled in one go, with interrupts disabled.
+/// How many open files of a device may have an eventfd: an interrupt signals all of them.
 const MOST_TARGETS: usize = 256;
 
 /// What an open file has signalled.
@@ -78,9 +78,20 @@ impl Events {
     /// Has all who wait look again. Context: as in [`Self::raise`].
     pub(crate) fn wake(&self) {
         self.waiters.notify_all();
-        for target in self.targets.lock().iter() {
-            target.eventfd.signal();
+        // One at a time: any number of processes may wait for each, and interrupts are to come in between.
+        let mut next = 0;
+        while let Some((file, eventfd)) = self.target_from(next) {
+            eventfd.signal();
+            next = file + 1;
         }
+    }
+
+    /// Returns what is signalled for the first of the files from `first` on that has something.
+    fn target_from(&self, first: u64) -> Option<(u64, Arc<EventFd>)> {
+        let targets = self.targets.lock();
+        let index = targets.partition_point(|target| target.file < first);
+        let target = targets.get(index)?;
+        Some((target.file, target.eventfd.clone()))
     }
 
     /// Has an eventfd signalled with each event from now on, for an open file, instead of another one. Sleeps.
@@ -98,16 +109,18 @@ impl Events {
         }
         let mut targets = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
         let mut current = self.targets.lock();
-        let others = current.iter().filter(|target| target.file != seen.file);
-        let others = others.map(|target| Target {
+        let clone = |target: &Target| Target {
             file: target.file,
             eventfd: target.eventfd.clone(),
-        });
+        };
         let own = Target {
             file: seen.file,
             eventfd,
         };
-        for target in Iterator::chain(others, [own]) {
+        let before = current.iter().filter(|target| target.file < seen.file);
+        let after = current.iter().filter(|target| target.file > seen.file);
+        let up_to_own = Iterator::chain(before.map(clone), [own]);
+        for target in Iterator::chain(up_to_own, after.map(clone)) {
             // There is room: nobody else changes them.
             let _ = targets.push_within_capacity(target);
         }
