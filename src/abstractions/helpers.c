@@ -15,6 +15,7 @@
 #include <linux/fsnotify_backend.h>
 #include <linux/huge_mm.h>
 #include <linux/io.h>
+#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
@@ -302,17 +303,22 @@ void abstractions_helper_mapping_unmap_writable(struct address_space *mapping)
 	mapping_unmap_writable(mapping);
 }
 
-/* What a file system says of itself need not be so of its disk. */
+/*
+ * What a file system says of itself need not be so of its disk; of one that can change its disk while it is mounted (btrfs),
+ * that is found out by trying.
+ */
 bool abstractions_helper_file_can_hurry(const struct file *file)
 {
-	const struct block_device *disk = file->f_mapping->host->i_sb->s_bdev;
+	const struct super_block *sb = file->f_mapping->host->i_sb;
+	const struct block_device *disk = sb->s_magic == BTRFS_SUPER_MAGIC ? NULL : sb->s_bdev;
 
 	return (file->f_mode & FMODE_NOWAIT) && (!disk || bdev_nowait((struct block_device *)disk));
 }
 
+/* A tmpfs says that it can, and copies to and from its page cache all the same. */
 bool abstractions_helper_file_can_direct(const struct file *file)
 {
-	return file->f_mode & FMODE_CAN_ODIRECT;
+	return (file->f_mode & FMODE_CAN_ODIRECT) && !shmem_mapping(file->f_mapping);
 }
 
 bool abstractions_helper_file_is_append(const struct file *file)

@@ -211,9 +211,11 @@ pub(super) struct KnownErrors(bindings::errseq_t);
 ///
 /// # Invariants
 ///
-/// The file is open for writing, has `write_iter`, and is counted as mapped so.
+/// The file is open for writing, has `write_iter`, and `mapping`, which its inode keeps, is counted as mapped so.
 struct Writable {
-    file: ARef<File>,
+    // Not asked for again: a file system may give its files another.
+    mapping: NonNull<bindings::address_space>,
+    _file: ARef<File>,
 }
 
 impl Writable {
@@ -223,7 +225,7 @@ impl Writable {
     /// Mirrors `mapping_map_writable()`.
     fn new(file: &ARef<File>) -> Result<Option<Self>> {
         let raw = file.as_ptr();
-        // SAFETY: The file is valid, and keeps its address space; here and below.
+        // SAFETY: The file is valid; here and below.
         let may_write = unsafe {
             helpers::abstractions_helper_file_can_write(raw)
                 && !helpers::abstractions_helper_file_is_sealed(raw)
@@ -231,21 +233,29 @@ impl Writable {
         if !may_write {
             return Ok(None);
         }
-        // SAFETY: As above.
-        if unsafe { helpers::abstractions_helper_mapping_map_writable((*raw).f_mapping) } != 0 {
+        // SAFETY: As above; it has an address space.
+        let mapping = unsafe { NonNull::new_unchecked((*raw).f_mapping) };
+        // SAFETY: The address space is alive, as its file is.
+        if unsafe { helpers::abstractions_helper_mapping_map_writable(mapping.as_ptr()) } != 0 {
             return Err(EBUSY);
         }
         // INVARIANT: Just checked, and counted.
-        Ok(Some(Self { file: file.clone() }))
+        Ok(Some(Self {
+            mapping,
+            _file: file.clone(),
+        }))
     }
 }
 
+// SAFETY: What is counted may be given up by any thread.
+unsafe impl Send for Writable {}
+// SAFETY: There is nothing to be done with a shared one.
+unsafe impl Sync for Writable {}
+
 impl Drop for Writable {
     fn drop(&mut self) {
-        // SAFETY: The file is valid, keeps its address space, and is counted by the type invariant. Needs no context of its own.
-        unsafe {
-            helpers::abstractions_helper_mapping_unmap_writable((*self.file.as_ptr()).f_mapping)
-        };
+        // SAFETY: The address space is alive, as its file is, and counted by the type invariant. Needs no context of its own.
+        unsafe { helpers::abstractions_helper_mapping_unmap_writable(self.mapping.as_ptr()) };
     }
 }
 
@@ -756,16 +766,18 @@ impl Request {
         // For the completion, which may come before the call returns.
         let raw = Arc::into_raw(this.clone());
         // SAFETY: The kiocb and the batch are in the request, which lives until the completion has come.
-        let result = unsafe { this.store.call(&rest, len, is_direct, kiocb, is_patient) };
-        if result == -(bindings::EIOCBQUEUED as isize) {
-            if this.attempt.xchg(RETURNED, Full) == TO_BE_TRIED_AGAIN {
-                Self::hand_to_worker(this, rest.direction);
+        match unsafe { this.store.call(&rest, len, is_direct, kiocb, is_patient) } {
+            Some(result) => {
+                // SAFETY: There will be no completion: what was meant for it is taken back.
+                drop(unsafe { Arc::from_raw(raw) });
+                Self::move_on(this, result, Context::Process);
             }
-            return;
+            None => {
+                if this.attempt.xchg(RETURNED, Full) == TO_BE_TRIED_AGAIN {
+                    Self::hand_to_worker(this, rest.direction);
+                }
+            }
         }
-        // SAFETY: There will be no completion: what was meant for it is taken back.
-        drop(unsafe { Arc::from_raw(raw) });
-        Self::move_on(this, result, Context::Process);
     }
 
     /// Has a worker make another attempt; to be called where `move_on` is.
@@ -789,7 +801,7 @@ impl Request {
 
     /// # Safety
     ///
-    /// `kiocb` must be that of a request whose submission was answered by `EIOCBQUEUED`, or is about to be.
+    /// `kiocb` must be that of a request whose `call` has returned `None`, or is about to.
     unsafe extern "C" fn complete(kiocb: *mut bindings::kiocb, result: c_long) {
         let pinned: *mut Opaque<bindings::kiocb> = kiocb.cast();
         // SAFETY: By the requirements of this function.
@@ -940,8 +952,8 @@ impl Drop for Transfer<'_> {
 }
 
 impl StoredFile {
-    /// Calls the file system to move the next `len` bytes, as whoever has opened the file, and returns what it says.
-    /// Where that is `EIOCBQUEUED`, it calls [`Request::complete`] later.
+    /// Calls the file system to move the next `len` bytes, as whoever has opened the file. Returns what it says; or `None` where
+    /// [`Request::complete`] is told that, once, which may have happened by then (`EIOCBQUEUED`).
     ///
     /// # Safety
     ///
@@ -953,7 +965,8 @@ impl StoredFile {
         is_direct: bool,
         kiocb: *mut bindings::kiocb,
         is_patient: bool,
-    ) -> isize {
+    ) -> Option<isize> {
+        const QUEUED: isize = -(bindings::EIOCBQUEUED as isize);
         let is_write = rest.direction == Direction::Write;
         let direction = if is_write {
             bindings::ITER_SOURCE
@@ -996,7 +1009,7 @@ impl StoredFile {
                     (_, Some(write_iter)) if is_write && self.is_writable() => {
                         helpers::abstractions_helper_kiocb_start_write(kiocb);
                         let result = write_iter(kiocb, iter);
-                        if result != -(bindings::EIOCBQUEUED as isize) {
+                        if result != QUEUED {
                             helpers::abstractions_helper_kiocb_end_write(kiocb);
                         }
                         result
@@ -1006,7 +1019,7 @@ impl StoredFile {
                 }
             });
             helpers::abstractions_helper_revert_creds(own);
-            result
+            (result != QUEUED).then_some(result)
         }
     }
 }

@@ -240,6 +240,31 @@ impl FailDisk {
     }
 }
 
+/// A disk that answers requests with an error before it has taken them.
+///
+/// Reference: <https://docs.kernel.org/block/error-injection.html>
+#[derive(Debug)]
+pub struct RefusingDisk {
+    rules: PathBuf,
+}
+
+impl RefusingDisk {
+    /// Has those requests refused from now on that are made to a disk, such as `loop0`, and that a rule names, such as
+    /// `op=READ,status=IOERR`.
+    pub fn begin(disk: &str, rule: &str) -> io::Result<Self> {
+        let rules = format!("/sys/kernel/debug/block/{disk}/error_injection").into();
+        fs::write(&rules, format!("add,{rule}"))?;
+        Ok(Self { rules })
+    }
+}
+
+impl Drop for RefusingDisk {
+    fn drop(&mut self) {
+        // It cannot fail: the file is there as long as the disk.
+        let _ = fs::write(&self.rules, "removeall");
+    }
+}
+
 fn own_file(name: &str) -> io::Result<File> {
     let path = Path::new("/proc/thread-self").join(name);
     OpenOptions::new().read(true).write(true).open(path)

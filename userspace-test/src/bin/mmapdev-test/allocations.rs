@@ -12,13 +12,13 @@ use crate::file_backing::LoopDisk;
 use crate::{pci, Test};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::{self, Device};
-use mmapdev_userspace::fail_nth::{FailCache, FailDisk, FailNth, FailWorkers};
+use mmapdev_userspace::fail_nth::{FailCache, FailDisk, FailNth, FailWorkers, RefusingDisk};
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::pci::PciDevice;
 use mmapdev_userspace::{abi, memory, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::event::{epoll, eventfd, poll, EventfdFlags, PollFd, PollFlags};
-use rustix::fs::{fsync, memfd_create, seek, sendfile, MemfdFlags, OFlags, SeekFrom};
+use rustix::fs::{fadvise, fsync, memfd_create, seek, sendfile, MemfdFlags, OFlags, SeekFrom};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags};
 use rustix::pipe::{pipe_with, splice, PipeFlags, SpliceFlags};
@@ -59,6 +59,16 @@ pub(crate) const TESTS_OF_WORKERS: &[Test] = &[
         failing_workers,
     ),
     test("syncing_to_a_disk_that_fails", NONE, failing_disk),
+    test(
+        "what_a_disk_refuses_to_write_at_once_is_written_in_another_way",
+        NONE,
+        refused_writes,
+    ),
+    test(
+        "what_a_disk_refuses_to_read_at_once_is_asked_for_again",
+        NONE,
+        refused_reads,
+    ),
 ];
 
 pub(crate) const TESTS: &[Test] = &[
@@ -1909,7 +1919,8 @@ fn failing_disk() -> io::Result<()> {
     let mapping = Mapping::shared(&device, MIB)?;
     mapping.touch_read(0, MIB);
     let (mut stored, mut failed, mut value) = (0, 0, 0u8);
-    for nth in 1..=MOST {
+    let mut nth = 1;
+    while nth <= MOST && stored < ENOUGH {
         value = value.wrapping_add(1);
         mapping.touch_write(0, MIB, value);
         let failing = FailDisk::begin("loop0", nth)?;
@@ -1925,9 +1936,7 @@ fn failing_disk() -> io::Result<()> {
                 assert_eq!(error, Errno::IO);
             }
         }
-        if stored == ENOUGH {
-            break;
-        }
+        nth += 1 + nth / 8;
     }
     fs::write(
         "/dev/kmsg",
@@ -1942,6 +1951,47 @@ fn failing_disk() -> io::Result<()> {
     mapping.touch_write(0, MIB, value);
     fsync(&device)?;
     disk.has_in_each_page(value)
+}
+
+/// The answer comes before the call that asks has returned.
+fn refused_writes() -> io::Result<()> {
+    let disk = LoopDisk::new(MIB)?;
+    for value in [1, 2] {
+        let device = disk.device()?;
+        let mapping = Mapping::shared(&device, MIB)?;
+        mapping.touch_write(0, MIB, value);
+        drop(mapping);
+        let refusing = RefusingDisk::begin("loop0", "op=WRITE,status=INVAL")?;
+        // The last who closes it has all written, to the page cache of the disk then, and not synced.
+        drop(device);
+        drop(refusing);
+        fsync(disk.device()?)?;
+        disk.has_in_each_page(value)?;
+    }
+    Ok(())
+}
+
+/// As above. Who asks in vain twice is told so, and may ask once more.
+fn refused_reads() -> io::Result<()> {
+    const MOST: usize = 100;
+    let disk = LoopDisk::new(MIB)?;
+    for status in ["AGAIN", "NOTSUPP", "INVAL"] {
+        let device = disk.device()?;
+        fadvise(&device, 0, None, rustix::fs::Advice::DontNeed)?;
+        let rule = format!("op=READ,status={status},chance=2");
+        let refusing = RefusingDisk::begin("loop0", &rule)?;
+        for at in (0..MIB).step_by(PAGE) {
+            let mut bytes = [0; PAGE];
+            let mut tries = 0;
+            while pread(&device, &mut bytes, at as u64) != Ok(PAGE) {
+                tries += 1;
+                assert!(tries < MOST, "{status}");
+            }
+            assert!(disk.bytes()[at..at + PAGE] == bytes, "{status}");
+        }
+        drop(refusing);
+    }
+    Ok(())
 }
 
 fn sending_from_file() -> io::Result<()> {

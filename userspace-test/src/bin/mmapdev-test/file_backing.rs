@@ -1437,6 +1437,11 @@ impl LoopDisk {
         Device::open_with(control::node("disk"), OFlags::RDWR)
     }
 
+    /// What was on the disk at first.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Checks that each page of the disk begins with this byte.
     pub(crate) fn has_in_each_page(&self, value: u8) -> io::Result<()> {
         let mut bytes = vec![0; self.bytes.len()];
