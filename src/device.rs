@@ -119,23 +119,26 @@ impl<B: Backing> Device<B> {
 
     /// Ends the device: its pages leave all mappings and the memory, and whoever waits is woken. May sleep.
     pub(crate) fn end(&self) {
-        let guard = self.pages().lock_for_writing_always();
         self.has_ended.store(true, Relaxed);
-        let size = self.size();
-        self.size.store(0, Relaxed);
+        let size = self.size.xchg(0, Relaxed);
+        // For all others it has ended by now, for however long somebody who writes keeps the lock.
+        self.pages().unmap();
+        self.events.wake();
+        let guard = self.pages().lock_for_writing_always();
+        // Who has just resized it did not see that.
+        let size = self.size.xchg(0, Relaxed).max(size);
         self.count_removed(0, size, self.backing.empty(&guard));
         drop(guard);
         trace::destroy(self.id, size, self.backing.largest_folio() as u64, 0);
-        self.events.wake();
     }
 
-    /// Changes the size; see `struct mmapdev_resize`. May sleep.
+    /// Changes the size; see `struct mmapdev_resize`. May sleep. Fails with `EINTR` where the caller is killed meanwhile.
     pub(crate) fn resize(&self, size: u64) -> Result {
         if self.backing.foreign_size().is_some() {
             return Err(EOPNOTSUPP);
         }
         check_size(size)?;
-        let guard = self.pages().lock_for_writing_always();
+        let guard = self.pages().lock_for_writing_unless_killed()?;
         self.check_alive()?;
         let before = self.size();
         // Readers see the end before the bytes go, and new bytes before the end moves.
@@ -151,10 +154,10 @@ impl<B: Backing> Device<B> {
         Ok(())
     }
 
-    /// Gives back the memory of a range; see `struct mmapdev_punch`. May sleep.
+    /// Gives back the memory of a range; see `struct mmapdev_punch`. May sleep. Fails as [`Self::resize`] does.
     pub(crate) fn punch(&self, offset: u64, length: u64) -> Result {
         let end = extent::end_of(offset, length).ok_or(EINVAL)?;
-        let guard = self.pages().lock_for_writing_always();
+        let guard = self.pages().lock_for_writing_unless_killed()?;
         self.check_alive()?;
         let removed = self.backing.punch(&guard, offset, end.min(self.size()))?;
         self.count_removed(offset, length, removed);

@@ -136,7 +136,10 @@ impl<B: MappedBacking> FileOperations for OpenDevice<B> {
             return splice.copy(bytes_before(start, splice.len(), size));
         }
         if B::IS_STORED {
-            return splice.lend_pages(bytes_before(start, splice.len(), size));
+            return match splice.lend_pages(bytes_before(start, splice.len(), size)) {
+                Ok(0) => device.check_alive().map(|()| 0),
+                result => result,
+            };
         }
         // What is in memory is lent as it is. A hole stays one: zeros are made for the pipe alone.
         let data = device.next_data(start).unwrap_or(size);
@@ -146,7 +149,12 @@ impl<B: MappedBacking> FileOperations for OpenDevice<B> {
         let end = start + bytes_before(start, splice.len(), size) as u64;
         let lendable = device.end_of_data(start, end, |folio| !folio.is_poisoned());
         if lendable > start {
-            splice.lend_pages(bytes_before(start, splice.len(), lendable))
+            match splice.lend_pages(bytes_before(start, splice.len(), lendable)) {
+                // It was cut off meanwhile, or the device is gone, which is not the end of a file.
+                Ok(0) => device.check_alive().map(|()| 0),
+                Err(error) if error == ENXIO => device.check_alive().map(|()| 0),
+                result => result,
+            }
         } else {
             // Bad memory: what is around it can be had, one page at a time, and it itself is an error.
             splice.copy(PAGE_SIZE - start as usize % PAGE_SIZE)

@@ -108,8 +108,12 @@ impl VmOperations for Mapping {
     fn huge_fault<'a>(open: &OpenDevice<Memory>, fault: &HugeFault<'a>) -> HugeFaultOutcome<'a> {
         let device = open.device();
         let advice = fault.huge_page_advice();
+        let folio = || {
+            device.check_alive()?;
+            device.backing().folio(fault.index(), advice, Wait::Allowed)
+        };
         // Whatever is wrong, the fault of the single page that follows will say so, and count it.
-        let outcome = match device.backing().folio(fault.index(), advice, Wait::Allowed) {
+        let outcome = match folio() {
             Ok(folio) => fault.insert(&folio),
             Err(_) => HugeFaultOutcome::Fallback,
         };
@@ -188,6 +192,7 @@ impl VmOperations for StoredMapping {
         around: &PageAround<'a>,
     ) -> Option<Installed<'a>> {
         let device = open.device();
+        device.check_alive().ok()?;
         let done = around.map()?;
         device.counters().add(Event::MapPages, 1);
         trace::map_pages(device.id(), around.index() as u64, 0, 0);

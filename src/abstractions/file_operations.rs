@@ -428,7 +428,13 @@ impl<F: FileOperations> FileOperationsTable<F> {
     /// # Safety
     ///
     /// `file` must be one that is being opened, of a [`misc_device::Registration<F>`].
-    unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // A node is removed before its number is another device's. Who was found to have access to the one may not be meant to
+        // have it to the other.
+        // SAFETY: The inode is that of the file, and so valid.
+        if unsafe { (*inode).__bindgen_anon_1.i_nlink } == 0 {
+            return ENODEV.to_errno();
+        }
         // SAFETY: `misc_open()` has put the device into the private data, and keeps it registered for
         // the duration of this call.
         let registration = unsafe { misc_device::registration_data::<F>((*file).private_data) };

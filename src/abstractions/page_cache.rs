@@ -215,10 +215,11 @@ impl AddressSpace {
 
     /// Locks the inode for writing, as `write()` does: one writer at a time, and no change of size.
     ///
-    /// Mirrors `inode_lock()`. Sleeps; with [`Wait::Forbidden`] fails with `EAGAIN` instead.
+    /// Mirrors `inode_lock_killable()`. Sleeps; fails with `EINTR` where whoever calls is killed meanwhile, and with
+    /// [`Wait::Forbidden`] with `EAGAIN` instead of sleeping.
     pub(crate) fn lock_for_writing(&self, wait: Wait) -> Result<WriteGuard<'_>> {
         match wait {
-            Wait::Allowed => Ok(self.lock_for_writing_always()),
+            Wait::Allowed => self.lock_for_writing_unless_killed(),
             Wait::Forbidden => {
                 // SAFETY: The inode is alive by the type invariant.
                 if !unsafe { helpers::abstractions_helper_inode_trylock(self.host()) } {
@@ -253,6 +254,14 @@ impl AddressSpace {
             space: self,
             _not_send: NotThreadSafe,
         }
+    }
+
+    /// Takes all pages, and private copies of them, out of all mappings, into which the next touch may bring them again.
+    ///
+    /// Mirrors `unmap_mapping_range()`. Sleeps.
+    pub(crate) fn unmap(&self) {
+        // SAFETY: The address space is alive. A length of 0 means all the rest.
+        unsafe { bindings::unmap_mapping_range(self.as_raw(), 0, 0, 1) };
     }
 
     fn gfp(&self, order: u32, wait: Wait) -> bindings::gfp_t {
@@ -424,6 +433,7 @@ impl<'a> WriteGuard<'a> {
         let (start, end) = (old.min(new), self.space.size());
         // Both ends are ones that a file has or can have.
         if start < end {
+            self.unmap_whole_pages(start, end);
             // No folio reaches beyond this end.
             self.take_out_at_once(start, end);
         }
@@ -459,13 +469,15 @@ impl<'a> WriteGuard<'a> {
     /// Takes out the bytes from `start` to `end`, which is above it and no more than a file can have. The
     /// invalidate lock must be held.
     ///
-    /// What is asked of `truncate_pagecache_range()` never ends within a large folio but by one whole page or less:
+    /// What is asked of `truncate_inode_pages_range()` never ends within a large folio but by one whole page or less:
     /// it splits such a folio twice, and where somebody else has a reference to the latter half just then, it
     /// takes that out as a whole, beyond the end as well. (A page alone is on its own once the folio was split
     /// for it, and if it was not, no folio is taken out.)
     fn take_out(&self, start: u64, end: u64) {
         const PAGE: u64 = PAGE_SIZE as u64;
         let whole = end - end % PAGE;
+        // All at once: there may be very many mappings, and each page would be looked for in all of them.
+        self.unmap_whole_pages(start, end);
         if whole < end {
             self.take_out_at_once(start.max(whole), end);
         }
@@ -493,11 +505,31 @@ impl<'a> WriteGuard<'a> {
         folio.map_or(0, |folio| folio.end())
     }
 
-    /// Calls `truncate_pagecache_range()`, see [`Self::take_out`].
+    /// Takes the whole pages between two offsets out of all mappings; private copies stay. As the invalidate lock is held, no
+    /// touch brings them in again.
+    fn unmap_whole_pages(&self, start: u64, end: u64) {
+        const PAGE: u64 = PAGE_SIZE as u64;
+        let (first, last) = (start.next_multiple_of(PAGE), end - end % PAGE);
+        if first < last {
+            let (first, len) = (
+                first as bindings::loff_t,
+                (last - first) as bindings::loff_t,
+            );
+            // SAFETY: The address space is alive.
+            unsafe { bindings::unmap_mapping_range(self.space.as_raw(), first, len, 0) };
+        }
+    }
+
+    /// Calls `truncate_inode_pages_range()`, see [`Self::take_out`].
     fn take_out_at_once(&self, start: u64, end: u64) {
-        let (start, last) = (start as bindings::loff_t, (end - 1) as bindings::loff_t);
-        // SAFETY: The inode is alive, and both locks that pages are taken out under are held.
-        unsafe { bindings::truncate_pagecache_range(self.space.host(), start, last) };
+        // SAFETY: The address space is alive, and both locks that pages are taken out under are held.
+        unsafe {
+            bindings::truncate_inode_pages_range(
+                self.space.as_raw(),
+                start as bindings::loff_t,
+                end - 1,
+            )
+        };
     }
 
     /// Copies from user memory into the page cache, at most `limit` bytes, and moves the position on.
@@ -694,7 +726,8 @@ impl<A: AddressSpaceOperations> Operations<A> {
     }
 
     /// Fills a folio that the kernel itself has added, which happens where one is looked up for
-    /// splicing and punched out in between: it reads as zeros, as what is absent does.
+    /// splicing and punched out in between: it reads as zeros, as what is absent does. Where it was cut off, it does not stay,
+    /// and this fails with `ENXIO`.
     ///
     /// # Safety
     ///
@@ -710,6 +743,16 @@ impl<A: AddressSpaceOperations> Operations<A> {
         unsafe { helpers::abstractions_helper_folio_get(folio.as_ptr()) };
         // SAFETY: The reference was just taken, and the caller gives up the lock.
         let folio = unsafe { LockedFolio::from_raw(folio) };
+        // SAFETY: A folio that is locked and in an address space stays there.
+        let mapping = unsafe { (*folio.as_raw()).__bindgen_anon_1.__bindgen_anon_1.mapping };
+        // SAFETY: By the requirements of this function.
+        let space = unsafe { Self::cache(mapping) };
+        // Who looked it up holds the invalidate lock, so that the size stays.
+        if folio.start() >= space.size() {
+            // SAFETY: The folio is locked, in this address space, and not written back.
+            unsafe { bindings::generic_error_remove_folio(mapping, folio.as_raw()) };
+            return ENXIO.to_errno();
+        }
         folio.zero_fill();
         folio.mark_dirty();
         0

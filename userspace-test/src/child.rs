@@ -169,6 +169,15 @@ impl Child {
 
     /// Waits until the child sleeps, which it does in the call that it is about to make, or has ended.
     pub fn wait_until_asleep(&self) -> io::Result<()> {
+        self.wait_until_in('S')
+    }
+
+    /// The same for a sleep that no signal ends, or only one that kills.
+    pub fn wait_until_deep_asleep(&self) -> io::Result<()> {
+        self.wait_until_in('D')
+    }
+
+    fn wait_until_in(&self, wanted: char) -> io::Result<()> {
         let path = format!("/proc/{}/stat", self.pid.as_raw_nonzero());
         loop {
             let text = fs::read_to_string(&path)?;
@@ -176,7 +185,7 @@ impl Child {
             let state = text
                 .rsplit_once(") ")
                 .and_then(|(_, rest)| rest.chars().next());
-            if let Some('S' | 'Z') = state {
+            if state.is_some_and(|state| [wanted, 'Z'].contains(&state)) {
                 return Ok(());
             }
             thread::yield_now();

@@ -8,7 +8,8 @@ use crate::mapping::Mapping;
 use crate::PAGE;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::thread;
 
 /// `struct uffdio_api` of `linux/userfaultfd.h`.
 #[repr(C)]
@@ -111,4 +112,21 @@ fn ok(result: i32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Does something while somebody else holds the lock of a file to write to it.
+pub fn while_locked<T>(
+    file: &(impl AsFd + Sync),
+    body: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let withheld = Withheld::new(1)?;
+    thread::scope(|scope| {
+        // What is withheld is zeros in the end; the bytes are those of the end of the first page.
+        let writing = scope.spawn(|| withheld.mapping().pwrite_to(file, 0, 0, 1));
+        withheld.wait_for_touch()?;
+        let result = body();
+        withheld.give()?;
+        writing.join().expect("no panic")?;
+        result
+    })
 }

@@ -15,7 +15,7 @@ use mmapdev_userspace::gate::{Gate, To, Waiting};
 use mmapdev_userspace::mapping::{self, Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::withheld::Withheld;
+use mmapdev_userspace::withheld::{while_locked, Withheld};
 use mmapdev_userspace::{memory, slowness, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{
@@ -1065,8 +1065,9 @@ pub(crate) const TESTS: &[Test] = &[
                 file.set_len(2 * SIZE as u64)?;
                 for call in calls {
                     let caller = Child::run(|| format!("{}", call()).into_bytes())?;
+                    caller.wait_until_deep_asleep()?;
                     // Killed when that is over; who cannot be is waited for.
-                    let outcome = caller.wait(Some(slowness() * Duration::from_millis(300)))?;
+                    let outcome = caller.wait(Some(slowness() * Duration::from_millis(100)))?;
                     assert_eq!(outcome, Outcome::TimedOut);
                 }
                 Ok(())
@@ -1229,23 +1230,6 @@ fn bad_memory(is_dirty: bool) -> io::Result<()> {
     fsync(&device)?;
     assert_eq!(scene.on_disk(BAD, 1)?, [stored]);
     Ok(())
-}
-
-/// Does something while somebody else holds the lock of a file to write to it.
-fn while_locked<T>(
-    file: &(impl AsFd + Sync),
-    body: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
-    let withheld = Withheld::new(1)?;
-    thread::scope(|scope| {
-        // What is withheld is zeros in the end; the bytes are those of the end of the first page.
-        let writing = scope.spawn(|| withheld.mapping().pwrite_to(file, 0, 0, 1));
-        withheld.wait_for_touch()?;
-        let result = body();
-        withheld.give()?;
-        writing.join().expect("no panic")?;
-        result
-    })
 }
 
 /// A program that holds the file's lock touches what has to be read with that lock, while pages are to be taken out

@@ -3,19 +3,21 @@
 //! Devices that are resized, punched and destroyed while they are in use.
 
 use crate::{assert_errno, Test};
-use mmapdev_userspace::child::{self, Child, Touch};
+use mmapdev_userspace::child::{self, Child, Outcome, Touch};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::{Mapping, READ_WRITE};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::random::Random;
+use mmapdev_userspace::withheld::while_locked;
 use mmapdev_userspace::{memory, slowness, smaps, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::{Advice, MapFlags};
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -288,6 +290,26 @@ pub(crate) const TESTS: &[Test] = &[
         LIMITED,
         destroy_and_resize,
     ),
+    Test::with(
+        "a_device_that_somebody_keeps_writing_to_is_gone_for_all_others",
+        HUGE,
+        destroyed_while_written_to,
+    ),
+    Test::with(
+        "a_device_that_somebody_keeps_writing_to_is_gone_for_all_others_in_small_pages",
+        SMALL,
+        destroyed_while_written_to,
+    ),
+    Test::with(
+        "who_changes_a_device_that_somebody_keeps_writing_to_can_be_killed",
+        HUGE,
+        changing_is_killed,
+    ),
+    Test::with(
+        "who_had_the_node_of_a_device_that_is_gone_gets_no_other",
+        NONE,
+        opened_late,
+    ),
     Test {
         limit: Some(Duration::from_secs(180)),
         ..Test::without_module("ten_thousand_devices_come_and_go", ten_thousand)
@@ -332,6 +354,85 @@ fn destroyed_touch() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whoever destroys it waits for the writer, and only they.
+fn destroyed_while_written_to() -> io::Result<()> {
+    let device = Device::open()?;
+    let shared = Mapping::shared(&device, SIZE)?;
+    let private = Mapping::new(&device, SIZE, READ_WRITE, MapFlags::PRIVATE, 0)?;
+    shared.touch_write(0, SIZE, 1);
+    private.store(0, 2);
+    let control = Control::open()?;
+    thread::scope(|scope| {
+        let mut destroying = None;
+        while_locked(&device, || {
+            let destroying = destroying.insert(scope.spawn(|| control.destroy("0")));
+            while Path::new("/dev/mmapdev0").exists() || device.read_at(0, 8).is_ok() {
+                thread::yield_now();
+            }
+            for mapping in [&shared, &private] {
+                let address = mapping.address(0);
+                // The call to see it may have come before the mappings have.
+                while child::touch(address, false)? == Touch::Done {
+                    thread::yield_now();
+                }
+                for place in [0, PAGE, HUGE_PAGE, SIZE - 1] {
+                    let address = mapping.address(place);
+                    assert_eq!(child::touch(address, true)?, Touch::BusError(address));
+                }
+            }
+            assert_errno(device.punch(0, 1).map(drop), Errno::NODEV, "punching");
+            assert!(!destroying.is_finished());
+            Ok(())
+        })?;
+        destroying.expect("set").join().expect("no panic")
+    })?;
+    assert!(control.list()?.is_empty());
+    Ok(())
+}
+
+fn changing_is_killed() -> io::Result<()> {
+    let device = Device::open()?;
+    let calls: [&dyn Fn() -> bool; 3] = [
+        &|| device.resize(MIB as u64).is_ok(),
+        &|| device.punch(0, MIB as u64).is_ok(),
+        &|| pwrite(&device, b"words", 0).is_ok(),
+    ];
+    while_locked(&device, || {
+        for call in calls {
+            let caller = Child::run(|| format!("{}", call()).into_bytes())?;
+            caller.wait_until_deep_asleep()?;
+            // Killed when that is over; who cannot be is waited for.
+            let outcome = caller.wait(Some(slowness() * Duration::from_millis(100)))?;
+            assert_eq!(outcome, Outcome::TimedOut);
+        }
+        Ok(())
+    })?;
+    assert_eq!(device.size()?, SIZE);
+    Ok(())
+}
+
+/// The number of a node is the next device's as soon as the one is gone, and so is its name.
+fn opened_late() -> io::Result<()> {
+    let control = Control::open()?;
+    let create = || control.create(control::memory("one", MIB as u64)?);
+    create()?;
+    let number = || std::fs::metadata(control::node("one")).map(|node| node.rdev());
+    let before = number()?;
+    // As if it were held up between being found to have access and opening it.
+    let node = Device::open_with(control::node("one"), OFlags::PATH)?;
+    let open = || {
+        let path = format!("/proc/self/fd/{}", node.as_fd().as_raw_fd());
+        Device::open_with(path, OFlags::RDWR)
+    };
+    open()?;
+    control.destroy("one")?;
+    create()?;
+    assert_eq!(number()?, before);
+    assert_errno(open().map(drop), Errno::NODEV, "opening what is gone");
+    Device::open_with(control::node("one"), OFlags::RDWR)?;
+    control.destroy("one")
 }
 
 fn destroyed_calls() -> io::Result<()> {
