@@ -29,10 +29,10 @@ use kernel::workqueue::{new_work, Work};
 pub(crate) struct Device<B: Backing> {
     id: u64,
     name: Name,
-    /// Set once, under the inode lock, before the pages go.
+    /// Set once, before the pages go.
     has_ended: Atomic<bool>,
     open_files: Atomic<u32>,
-    /// Bytes; changed under the inode lock. The page cache may reach a little further.
+    /// Bytes; changed under the inode lock, but for the end. The page cache may reach a little further.
     size: Atomic<u64>,
     /// The size that all of the device has: that of `size`, or `follow_size::UNSETTLED` while that is about to change.
     settled_size: Atomic<u64>,
@@ -117,7 +117,8 @@ impl<B: Backing> Device<B> {
         self.events.raise();
     }
 
-    /// Ends the device: its pages leave all mappings and the memory, and whoever waits is woken. May sleep.
+    /// Ends the device: its pages leave all mappings, whoever waits is woken, and then the pages leave the memory, written to the
+    /// file if they are of one. May sleep.
     pub(crate) fn end(&self) {
         self.has_ended.store(true, Relaxed);
         let size = self.size.xchg(0, Relaxed);
@@ -182,11 +183,16 @@ impl<B: Backing> Device<B> {
         &self.counters
     }
 
-    /// Returns the size in bytes.
+    /// Returns the size in bytes: 0 where it has ended.
     ///
     /// Where it is not up to the device, what it was heard to be last may be more than there is.
     pub(crate) fn size(&self) -> u64 {
-        let size = self.size.load(Relaxed);
+        // Who has just resized it may have stored a size since.
+        let size = if self.has_ended() {
+            0
+        } else {
+            self.size.load(Relaxed)
+        };
         match self.backing.foreign_size() {
             Some(foreign) => foreign.min(size),
             None => size,

@@ -24,6 +24,8 @@ pub(crate) struct Events {
     waiters: PollCondVarBox,
     /// How many files there have been.
     last_file: Atomic<u64>,
+    /// How often a file has had something signalled that had nothing before.
+    last_target: Atomic<u64>,
     /// Whoever changes the targets: the list is made new where that may sleep.
     #[pin]
     changes: Mutex<()>,
@@ -38,6 +40,8 @@ const MOST_TARGETS: usize = 256;
 /// What an open file has signalled.
 struct Target {
     file: u64,
+    /// The value of `Events::last_target` when it came.
+    number: u64,
     eventfd: Arc<EventFd>,
 }
 
@@ -54,6 +58,7 @@ impl Events {
             raised: Atomic::new(0),
             waiters: PollCondVarBox::new(c"mmapdev_events", kernel::static_lock_class!())?,
             last_file: Atomic::new(0),
+            last_target: Atomic::new(0),
             changes <- new_mutex!(()),
             targets <- new_spinlock_irq!(KVec::new()),
         }? Error)
@@ -78,19 +83,22 @@ impl Events {
     /// Has all who wait look again. Context: as in [`Self::raise`].
     pub(crate) fn wake(&self) {
         self.waiters.notify_all();
-        // One at a time: any number of processes may wait for each, and interrupts are to come in between.
+        // One at a time: any number of processes may wait for each, and interrupts are to come in between. Those that come
+        // meanwhile are left out, or there might be no end to it.
+        let last = self.last_target.load(Relaxed);
         let mut next = 0;
-        while let Some((file, eventfd)) = self.target_from(next) {
+        while let Some((file, eventfd)) = self.target_from(next, last) {
             eventfd.signal();
             next = file + 1;
         }
     }
 
-    /// Returns what is signalled for the first of the files from `first` on that has something.
-    fn target_from(&self, first: u64) -> Option<(u64, Arc<EventFd>)> {
+    /// Returns what is signalled for the first of the files from `first` on that had something when `last` came.
+    fn target_from(&self, first: u64, last: u64) -> Option<(u64, Arc<EventFd>)> {
         let targets = self.targets.lock();
         let index = targets.partition_point(|target| target.file < first);
-        let target = targets.get(index)?;
+        let rest = targets.get(index..)?;
+        let target = rest.iter().find(|target| target.number <= last)?;
         Some((target.file, target.eventfd.clone()))
     }
 
@@ -110,11 +118,17 @@ impl Events {
         let mut targets = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
         let mut current = self.targets.lock();
         let clone = |target: &Target| Target {
-            file: target.file,
             eventfd: target.eventfd.clone(),
+            ..*target
+        };
+        let number = match current.iter().find(|target| target.file == seen.file) {
+            // An event that is just being signalled is one for what takes its place.
+            Some(own) => own.number,
+            None => self.last_target.fetch_add(1, Relaxed) + 1,
         };
         let own = Target {
             file: seen.file,
+            number,
             eventfd,
         };
         let before = current.iter().filter(|target| target.file < seen.file);

@@ -87,7 +87,11 @@ impl<B: MappedBacking> FileOperations for OpenDevice<B> {
         let wanted = iov.len() as u64;
         // One for each outcome: what is traced is then at hand.
         let trace = |result| trace::write(device.id(), start, wanted, result);
-        let size = || device.check_alive().map(|()| device.size());
+        // In this order: the size of what has ended is 0.
+        let size = || {
+            let size = device.size();
+            device.check_alive().map(|()| size)
+        };
         let written = device
             .backing()
             .write(&mut kiocb, iov, size)

@@ -247,8 +247,9 @@ struct mmapdev_events {
  *
  * From now on each event adds one to the number of the eventfd, and so does the end of the device, until the file that
  * this was asked on is closed by all who have it. There is one for each open file: another one takes its place, and
- * -1 leaves none. Which events were taken by MMAPDEV_IOC_EVENTS makes no difference to it. EBADF
- * where there is no such descriptor, EINVAL where it is of something else, ENOSPC where 256 files have one.
+ * -1 leaves none; the one that was there may still be told of an event that is just being raised. Which events were taken
+ * by MMAPDEV_IOC_EVENTS makes no difference to it. EBADF where there is no such descriptor, EINVAL where it is of
+ * something else, ENOSPC where 256 files have one.
  */
 struct mmapdev_eventfd {
 	/** In: the size of this structure in bytes. Out: how many of them were answered. */

@@ -505,8 +505,8 @@ impl<'a> WriteGuard<'a> {
         folio.map_or(0, |folio| folio.end())
     }
 
-    /// Takes the whole pages between two offsets out of all mappings; private copies stay. As the invalidate lock is held, no
-    /// touch brings them in again.
+    /// Takes the whole pages between two offsets out of all mappings; private copies stay. What a touch finds in the page cache
+    /// and brings in again leaves them page by page when it is taken out of that.
     fn unmap_whole_pages(&self, start: u64, end: u64) {
         const PAGE: u64 = PAGE_SIZE as u64;
         let (first, last) = (start.next_multiple_of(PAGE), end - end % PAGE);
@@ -748,9 +748,18 @@ impl<A: AddressSpaceOperations> Operations<A> {
         // SAFETY: By the requirements of this function.
         let space = unsafe { Self::cache(mapping) };
         // Who looked it up holds the invalidate lock, so that the size stays.
-        if folio.start() >= space.size() {
-            // SAFETY: The folio is locked, in this address space, and not written back.
-            unsafe { bindings::generic_error_remove_folio(mapping, folio.as_raw()) };
+        let (start, size) = (folio.start(), folio.size() as u64);
+        if start >= space.size() {
+            // Which takes that lock.
+            drop(folio);
+            // SAFETY: The address space is alive; nobody has stored to that folio, which is as new as it was.
+            unsafe {
+                bindings::truncate_inode_pages_range(
+                    mapping,
+                    start as bindings::loff_t,
+                    start + size - 1,
+                )
+            };
             return ENXIO.to_errno();
         }
         folio.zero_fill();

@@ -315,8 +315,11 @@ impl Enabled {
     /// would let it do, and which others may have, too; and is not master of its bus, as the firmware or its last driver may have
     /// left it. Mirrors `pci_enable_device_mem()`, `pci_intx()` and `pci_clear_master()`.
     ///
-    /// May sleep. Fails with `EINVAL` where a BAR has no address.
+    /// May sleep. Fails with `EINVAL` where a BAR has no address, and with `ENOMEM`.
     pub(crate) fn new(device: &pci::Device<Core<'_>>) -> Result<Self> {
+        // So that unbinding leaves the line as it is now.
+        // SAFETY: The device is valid by its type, and being bound.
+        to_result(unsafe { bindings::pcim_intx(as_raw(device), 0) })?;
         device.enable_device_mem()?;
         // SAFETY: The device is valid by its type, and enabled.
         unsafe {

@@ -131,8 +131,13 @@ impl<T: Handler> Drop for Vectors<T> {
             // SAFETY: By the type invariant it was requested with this cookie.
             unsafe { bindings::free_irq(irq, cookie) };
         }
-        // SAFETY: By the type invariant they are allocated; none is requested any more.
-        unsafe { bindings::pci_free_irq_vectors(as_raw(&self.device)) };
+        // SAFETY: By the type invariant they are allocated; none is requested any more. That has the device interrupt by a line
+        // instead, which nobody handles.
+        unsafe {
+            bindings::pci_free_irq_vectors(as_raw(&self.device));
+            bindings::pci_intx(as_raw(&self.device), 0);
+            bindings::pci_clear_master(as_raw(&self.device));
+        }
     }
 }
 

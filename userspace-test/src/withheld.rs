@@ -114,6 +114,14 @@ fn ok(result: i32) -> io::Result<()> {
     Ok(())
 }
 
+struct Gives<'a>(&'a Withheld);
+
+impl Drop for Gives<'_> {
+    fn drop(&mut self) {
+        self.0.give().expect("no error");
+    }
+}
+
 /// Does something while somebody else holds the lock of a file to write to it.
 pub fn while_locked<T>(
     file: &(impl AsFd + Sync),
@@ -123,9 +131,11 @@ pub fn while_locked<T>(
     thread::scope(|scope| {
         // What is withheld is zeros in the end; the bytes are those of the end of the first page.
         let writing = scope.spawn(|| withheld.mapping().pwrite_to(file, 0, 0, 1));
+        // Before the thread is waited for, whatever has failed.
+        let gives = Gives(&withheld);
         withheld.wait_for_touch()?;
         let result = body();
-        withheld.give()?;
+        drop(gives);
         writing.join().expect("no panic")?;
         result
     })

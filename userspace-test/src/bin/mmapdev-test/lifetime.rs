@@ -371,12 +371,13 @@ fn destroyed_while_written_to() -> io::Result<()> {
             while Path::new("/dev/mmapdev0").exists() || device.read_at(0, 8).is_ok() {
                 thread::yield_now();
             }
+            // The calls see it first.
             for mapping in [&shared, &private] {
-                let address = mapping.address(0);
-                // The call to see it may have come before the mappings have.
-                while child::touch(address, false)? == Touch::Done {
+                while smaps::of(mapping.address(0))?["Rss"] != 0 {
                     thread::yield_now();
                 }
+            }
+            for mapping in [&shared, &private] {
                 for place in [0, PAGE, HUGE_PAGE, SIZE - 1] {
                     let address = mapping.address(place);
                     assert_eq!(child::touch(address, true)?, Touch::BusError(address));

@@ -2,20 +2,17 @@
 
 //! Bytes that go between a device, pipes and files without passing through the program.
 
-use crate::{assert_errno, Test};
-use mmapdev_userspace::control::Control;
+use crate::Test;
 use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::random::Random;
-use mmapdev_userspace::{HUGE_PAGE, KIB, MIB, PAGE};
+use mmapdev_userspace::{HUGE_PAGE, KIB, PAGE};
 use rustix::fs::{copy_file_range, memfd_create, seek, sendfile, MemfdFlags, OFlags, SeekFrom};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::pipe::{pipe_with, splice, PipeFlags, SpliceFlags};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
 
 // Whole huge pages, and at the end what is less than one.
 const SMALL: &str = "huge=0 size_mib=5";
@@ -41,11 +38,6 @@ pub(crate) const TESTS: &[Test] = &[
         "sending_out_gives_the_right_bytes_in_huge_pages",
         LARGE,
         || transfers_out(by_sendfile),
-    ),
-    Test::with(
-        "splicing_from_a_device_that_goes_is_an_error_and_no_end",
-        "devices=0 huge=0",
-        splice_while_it_goes,
     ),
     Test::with("at_and_after_the_end_is_nothing_to_splice", LARGE, || {
         let device = Device::open()?;
@@ -288,47 +280,6 @@ pub(crate) const TESTS: &[Test] = &[
         vmsplice,
     ),
 ];
-
-/// A copy of what ends there would look whole. Nor does any page stay of what was cut off.
-fn splice_while_it_goes() -> io::Result<()> {
-    const ROUNDS: usize = 60;
-    let control = Control::open()?;
-    for round in 0..ROUNDS {
-        let device = control.create_and_open("goes", MIB as u64)?;
-        let begun = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let reading = scope.spawn(|| {
-                let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-                let mut bytes = [0; 16 * PAGE];
-                loop {
-                    let flags = SpliceFlags::NONBLOCK;
-                    let (mut at, len) = (PAGE as u64, bytes.len());
-                    let count = splice(&device, Some(&mut at), &writer, None, len, flags)?;
-                    begun.store(true, Relaxed);
-                    if count == 0 {
-                        return io::Result::Ok(());
-                    }
-                    rustix::io::read(&reader, &mut bytes[..count])?;
-                }
-            });
-            pwrite(&device, &[1; MIB / 2], 0)?;
-            while !begun.load(Relaxed) {
-                thread::yield_now();
-            }
-            if round % 2 == 0 {
-                control.destroy("goes")?;
-                assert_errno(reading.join().expect("no panic"), Errno::NODEV, "a splice");
-            } else {
-                control.resize("goes", PAGE as u64)?;
-                reading.join().expect("no panic")?;
-                assert_eq!(device.info()?.resident_bytes, PAGE as u64);
-                control.destroy("goes")?;
-            }
-            io::Result::Ok(())
-        })?;
-    }
-    Ok(())
-}
 
 fn new_memfd() -> io::Result<OwnedFd> {
     Ok(memfd_create("other end", MemfdFlags::CLOEXEC)?)
