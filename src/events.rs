@@ -29,7 +29,7 @@ pub(crate) struct Events {
     /// Whoever changes the targets: the list is made new where that may sleep.
     #[pin]
     changes: Mutex<()>,
-    /// What is signalled by each event, in the order of their files. An interrupt may be what raises one.
+    /// What is signalled by each event, in the order of their numbers. An interrupt may be what raises one.
     #[pin]
     targets: SpinLockIrq<KVec<Target>>,
 }
@@ -86,20 +86,22 @@ impl Events {
         // One at a time: any number of processes may wait for each, and interrupts are to come in between. Those that come
         // meanwhile are left out, or there might be no end to it.
         let last = self.last_target.load(Relaxed);
-        let mut next = 0;
-        while let Some((file, eventfd)) = self.target_from(next, last) {
+        let mut done = 0;
+        while let Some((number, eventfd)) = self.target_after(done) {
+            if number > last {
+                break;
+            }
             eventfd.signal();
-            next = file + 1;
+            done = number;
         }
     }
 
-    /// Returns what is signalled for the first of the files from `first` on that had something when `last` came.
-    fn target_from(&self, first: u64, last: u64) -> Option<(u64, Arc<EventFd>)> {
+    /// Returns the first of the targets whose numbers are above that one.
+    fn target_after(&self, number: u64) -> Option<(u64, Arc<EventFd>)> {
         let targets = self.targets.lock();
-        let index = targets.partition_point(|target| target.file < first);
-        let rest = targets.get(index..)?;
-        let target = rest.iter().find(|target| target.number <= last)?;
-        Some((target.file, target.eventfd.clone()))
+        let index = targets.partition_point(|target| target.number <= number);
+        let target = targets.get(index)?;
+        Some((target.number, target.eventfd.clone()))
     }
 
     /// Has an eventfd signalled with each event from now on, for an open file, instead of another one. Sleeps.
@@ -108,38 +110,33 @@ impl Events {
     pub(crate) fn signal_with(&self, seen: &Seen, eventfd: EventFd) -> Result {
         let eventfd = Arc::new(eventfd, GFP_KERNEL_ACCOUNT)?;
         let _changes = self.changes.lock();
-        let current = self.targets.lock();
-        let others = current.iter().filter(|target| target.file != seen.file);
-        let count = others.count();
+        let mut current = self.targets.lock();
+        if let Some(own) = current.iter_mut().find(|target| target.file == seen.file) {
+            // An event that is just being signalled is one for what takes its place.
+            let replaced = core::mem::replace(&mut own.eventfd, eventfd);
+            // What was there goes without the lock.
+            drop(current);
+            drop(replaced);
+            return Ok(());
+        }
+        let count = current.len();
         drop(current);
         if count >= MOST_TARGETS {
             return Err(ENOSPC);
         }
         let mut targets = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
         let mut current = self.targets.lock();
-        let clone = |target: &Target| Target {
-            eventfd: target.eventfd.clone(),
-            ..*target
-        };
-        let number = match current.iter().find(|target| target.file == seen.file) {
-            // An event that is just being signalled is one for what takes its place.
-            Some(own) => own.number,
-            None => self.last_target.fetch_add(1, Relaxed) + 1,
-        };
         let own = Target {
             file: seen.file,
-            number,
+            number: self.last_target.fetch_add(1, Relaxed) + 1,
             eventfd,
         };
-        let before = current.iter().filter(|target| target.file < seen.file);
-        let after = current.iter().filter(|target| target.file > seen.file);
-        let up_to_own = Iterator::chain(before.map(clone), [own]);
-        for target in Iterator::chain(up_to_own, after.map(clone)) {
+        for target in Iterator::chain(current.drain_all(), [own]) {
             // There is room: nobody else changes them.
             let _ = targets.push_within_capacity(target);
         }
         core::mem::swap(&mut *current, &mut targets);
-        // What was there goes without the lock.
+        // As above.
         drop(current);
         Ok(())
     }
