@@ -132,16 +132,17 @@ impl<B: MappedBacking> FileOperations for OpenDevice<B> {
         device.backing().wait_to_bring_in()?;
         let start = u64::try_from(splice.position())?;
         let size = device.size();
+        // What looks like the end of the file may be that of the device.
+        let end_of_file = || device.check_alive().map(|()| 0);
         if bytes_before(start, splice.len(), size) == 0 {
-            // What looks like the end of the file may be that of the device.
-            return device.check_alive().map(|()| 0);
+            return end_of_file();
         }
         if !B::HAS_PAGES {
             return splice.copy(bytes_before(start, splice.len(), size));
         }
         if B::IS_STORED {
             return match splice.lend_pages(bytes_before(start, splice.len(), size)) {
-                Ok(0) => device.check_alive().map(|()| 0),
+                Ok(0) => end_of_file(),
                 result => result,
             };
         }
@@ -154,9 +155,9 @@ impl<B: MappedBacking> FileOperations for OpenDevice<B> {
         let lendable = device.end_of_data(start, end, |folio| !folio.is_poisoned());
         if lendable > start {
             match splice.lend_pages(bytes_before(start, splice.len(), lendable)) {
-                // It was cut off meanwhile, or the device is gone, which is not the end of a file.
-                Ok(0) => device.check_alive().map(|()| 0),
-                Err(error) if error == ENXIO => device.check_alive().map(|()| 0),
+                Ok(0) => end_of_file(),
+                // It was cut off meanwhile.
+                Err(error) if error == ENXIO => end_of_file(),
                 result => result,
             }
         } else {

@@ -278,7 +278,7 @@ impl DeviceMemory {
     /// Takes the memory out of all mappings, when nobody has access to it and `state` says so by now. Both locks must be of
     /// its own address space; gives the second up. Sleeps.
     fn take_out_of_mappings(&self, guard: &WriteGuard<'_>, lock: InvalidateGuard<'_>) {
-        self.unmap();
+        self.cache.unmap();
         drop(lock);
         // A task that forks may have an entry in its hands: `copy_huge_pmd()` reads one of page frames that are no pages
         // without a lock, and puts it into the child's table under that of the table, without a second look. A child whose
@@ -292,14 +292,9 @@ impl DeviceMemory {
             // SAFETY: Has no requirements but that this may sleep.
             unsafe { helpers::abstractions_helper_synchronize_kernel_code() };
             let lock = guard.lock_against_faults();
-            self.unmap();
+            self.cache.unmap();
             drop(lock);
         }
-    }
-
-    fn unmap(&self) {
-        // SAFETY: The address space is alive. A length of 0 means all.
-        unsafe { bindings::unmap_mapping_range(self.cache.as_raw(), 0, 0, 1) };
     }
 
     /// Returns whether there is any mapping of a file that has this address space.
