@@ -228,6 +228,15 @@ fn reap(pid: Pid) -> io::Result<WaitStatus> {
     Ok(status)
 }
 
+/// Runs a call in a child process that sleeps in it until it is killed, and kills that: [`Outcome::TimedOut`].
+///
+/// One that ends by itself is another outcome. One that cannot be killed is waited for.
+pub fn kill_in(call: impl FnOnce() -> bool) -> io::Result<Outcome> {
+    let caller = Child::run(|| format!("{}", call()).into_bytes())?;
+    caller.wait_until_deep_asleep()?;
+    caller.wait(Some(slowness() * Duration::from_millis(100)))
+}
+
 /// How the touch of an address ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touch {

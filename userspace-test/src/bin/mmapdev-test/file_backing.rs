@@ -1064,11 +1064,7 @@ pub(crate) const TESTS: &[Test] = &[
             while_locked(&device, || {
                 file.set_len(2 * SIZE as u64)?;
                 for call in calls {
-                    let caller = Child::run(|| format!("{}", call()).into_bytes())?;
-                    caller.wait_until_deep_asleep()?;
-                    // Killed when that is over; who cannot be is waited for.
-                    let outcome = caller.wait(Some(slowness() * Duration::from_millis(100)))?;
-                    assert_eq!(outcome, Outcome::TimedOut);
+                    assert_eq!(child::kill_in(call)?, Outcome::TimedOut);
                 }
                 Ok(())
             })?;

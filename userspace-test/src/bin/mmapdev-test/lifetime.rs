@@ -402,11 +402,7 @@ fn changing_is_killed() -> io::Result<()> {
     ];
     while_locked(&device, || {
         for call in calls {
-            let caller = Child::run(|| format!("{}", call()).into_bytes())?;
-            caller.wait_until_deep_asleep()?;
-            // Killed when that is over; who cannot be is waited for.
-            let outcome = caller.wait(Some(slowness() * Duration::from_millis(100)))?;
-            assert_eq!(outcome, Outcome::TimedOut);
+            assert_eq!(child::kill_in(call)?, Outcome::TimedOut);
         }
         Ok(())
     })?;
