@@ -4,6 +4,7 @@
 
 use crate::Test;
 use mmapdev_userspace::abi;
+use mmapdev_userspace::control::Control;
 use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::{HUGE_PAGE, KIB, MIB, PAGE};
@@ -28,7 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
             resident_bytes: 2 * PAGE as u64,
             backing: abi::BACKING_MEMORY,
             huge: abi::HUGE_NEVER,
-            id: 1,
+            id: Control::open()?.next(0)?.expect("a device").id,
             largest_folio: PAGE as u32,
             open_files: 1,
             name: abi::Name::new(b"0").expect("a short name"),

@@ -2,8 +2,8 @@
 
 //! The tests of mmapdev: run as root in the guest, one for each promise.
 //!
-//! Each runs in a child process with a time limit, with the module freshly loaded and unloaded after
-//! it. It fails if the kernel complains meanwhile or the module does not go, whatever the test says.
+//! Each runs in a child process with a time limit, with devices that are made for it and ended after it. It fails if
+//! the kernel complains meanwhile or something keeps the module, whatever the test says.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod folios;
 mod hostile;
 mod huge;
 mod ioctl;
+mod kept_module;
 mod kunit;
 mod leaks;
 mod lifetime;
@@ -45,15 +46,15 @@ mod sync;
 mod tracing;
 mod vms;
 
+use kept_module::KeptModule;
 use libtest_mimic::{Arguments, Failed, Trial};
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping;
-use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::{is_sanitizer_kernel, slowness};
 use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// One promise and how it is put to the test.
@@ -61,12 +62,14 @@ use std::time::{Duration, Instant};
 struct Test {
     /// The promise in words.
     name: &'static str,
-    /// The parameters that the module is loaded with; `None`: the test loads it itself.
+    /// The module's parameters, which say what devices there are; `None`: the test loads it itself.
     parameters: Option<&'static str>,
     /// How long it may take.
     limit: Option<Duration>,
     /// Whether it runs programs of the Debian that the rig shares with the guest.
     needs_debian: bool,
+    /// Whether the module is loaded for it, so that the ids of its devices begin with 1.
+    needs_new_module: bool,
     body: fn() -> io::Result<()>,
 }
 
@@ -74,7 +77,7 @@ struct Test {
 const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
 
 impl Test {
-    /// A test of the module, loaded with these parameters.
+    /// A test of the module with the devices that these parameters stand for.
     const fn with(
         name: &'static str,
         parameters: &'static str,
@@ -85,6 +88,7 @@ impl Test {
             parameters: Some(parameters),
             limit: LIMIT,
             needs_debian: false,
+            needs_new_module: false,
             body,
         }
     }
@@ -101,20 +105,29 @@ impl Test {
         }
     }
 
-    /// A test that starts without the module, and leaves none behind.
-    const fn without_module(name: &'static str, body: fn() -> io::Result<()>) -> Self {
+    /// The same test, for which the module is loaded anew.
+    const fn in_new_module(self) -> Self {
         Self {
-            name,
-            parameters: None,
-            limit: LIMIT,
-            needs_debian: false,
-            body,
+            needs_new_module: true,
+            ..self
         }
     }
 
-    fn run(self) -> Result<(), Failed> {
+    /// A test that starts without the module, and leaves none behind.
+    const fn without_module(name: &'static str, body: fn() -> io::Result<()>) -> Self {
+        Self {
+            parameters: None,
+            ..Self::with(name, "", body)
+        }
+    }
+
+    fn run(self, module: &mut KeptModule) -> Result<(), Failed> {
         let mut log = Mark::now()?;
-        let result = self.run_with_module();
+        let mut result = self.run_with(module);
+        // The next begins with nothing that this has left.
+        if result.is_err() {
+            result = both(result, module.unload());
+        }
         let complaints = log.complaints()?;
         if !complaints.is_empty() {
             let complaints = complaints.join("\n  ");
@@ -123,8 +136,18 @@ impl Test {
         Ok(result?)
     }
 
-    fn run_with_module(self) -> io::Result<()> {
-        let module = self.parameters.map(Loaded::with).transpose()?;
+    fn run_with(self, module: &mut KeptModule) -> io::Result<()> {
+        if self.parameters.is_none() || self.needs_new_module {
+            module.unload()?;
+        }
+        let Some(parameters) = self.parameters else {
+            return self.run_alone();
+        };
+        module.begin(parameters)?;
+        both(self.run_alone(), module.end())
+    }
+
+    fn run_alone(self) -> io::Result<()> {
         let body = self.body;
         let child = Child::run_group(move || match body() {
             Ok(()) => Vec::new(),
@@ -132,21 +155,21 @@ impl Test {
         })?;
         let limit = self.limit.map(|limit| limit * slowness());
         let error = match child.wait_for_group(limit)? {
-            Outcome::Returned(bytes) if bytes.is_empty() => None,
-            Outcome::Returned(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-            Outcome::Panicked(message) => Some(message),
-            Outcome::Killed(signal) => Some(format!("killed by signal {signal}")),
-            Outcome::TimedOut => Some(format!("not done after {limit:?}")),
+            Outcome::Returned(bytes) if bytes.is_empty() => return Ok(()),
+            Outcome::Returned(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Outcome::Panicked(message) => message,
+            Outcome::Killed(signal) => format!("killed by signal {signal}"),
+            Outcome::TimedOut => format!("not done after {limit:?}"),
         };
-        if let Some(module) = module {
-            if let Err(unload) = module.unload() {
-                let error = error.unwrap_or_default();
-                return Err(io::Error::other(format!(
-                    "the module did not unload: {unload}; {error}"
-                )));
-            }
-        }
-        error.map_or(Ok(()), |error| Err(io::Error::other(error)))
+        Err(io::Error::other(error))
+    }
+}
+
+/// What went wrong, in the test or after it.
+fn both(test: io::Result<()>, after: io::Result<()>) -> io::Result<()> {
+    match (test, after) {
+        (Err(test), Err(after)) => Err(io::Error::other(format!("{after}; {test}"))),
+        (test, after) => test.and(after),
     }
 }
 
@@ -258,6 +281,7 @@ fn main() {
     let only = std::env::var("AREA").unwrap_or_default();
     let debian = std::env::var("DEBIAN");
     let allocations = std::env::var("ALLOCATIONS");
+    let module: Arc<Mutex<KeptModule>> = Arc::default();
     let trials = areas
         .iter()
         .copied()
@@ -282,11 +306,19 @@ fn main() {
         })
         .map(|(area, test)| {
             let name = format!("{area}::{}", test.name);
-            Trial::test(name.clone(), move || timed(name, || test.run()))
+            let module = module.clone();
+            Trial::test(name.clone(), move || {
+                let mut module = module.lock().expect("no panic");
+                timed(name, || test.run(&mut module))
+            })
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     show_slowest();
+    if let Err(error) = module.lock().expect("no panic").unload() {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
     let ran = conclusion.num_passed + conclusion.num_failed + conclusion.num_ignored;
     if ran == 0 && !arguments.list {
         eprintln!("There is no such test here.");

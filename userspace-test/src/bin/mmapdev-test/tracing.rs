@@ -51,7 +51,8 @@ pub(crate) const TESTS: &[Test] = &[
             assert!(format.contains("print fmt: \"device=%llu "), "{format}");
         }
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with("a_huge_touch_is_traced", HUGE, || {
         let device = Device::open()?;
         let mapping = Mapping::shared(&device, 8 * MIB)?;
@@ -64,7 +65,8 @@ pub(crate) const TESTS: &[Test] = &[
             ["mmapdev_huge_fault: device=1 page=515 order=9 result=0"]
         );
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with("small_touches_are_traced", SMALL, || {
         let device = Device::open()?;
         let mapping = Mapping::shared(&device, 8 * MIB)?;
@@ -80,7 +82,8 @@ pub(crate) const TESTS: &[Test] = &[
         ];
         assert_eq!(lines, expected);
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with(
         "a_touch_beyond_the_end_is_traced_with_its_error",
         SMALL,
@@ -98,7 +101,8 @@ pub(crate) const TESTS: &[Test] = &[
             assert!(!lines.is_empty());
             Ok(())
         },
-    ),
+    )
+    .in_new_module(),
     Test::with("reads_and_writes_are_traced", HUGE, || {
         let device = Device::open()?;
         let lines = traced(|| {
@@ -112,7 +116,8 @@ pub(crate) const TESTS: &[Test] = &[
         ];
         assert_eq!(lines, expected);
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with(
         "a_life_is_traced_from_its_beginning_to_its_end",
         NONE,
@@ -138,7 +143,8 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!(lines, expected);
             Ok(())
         },
-    ),
+    )
+    .in_new_module(),
     Test::with(
         "a_huge_offer_that_is_refused_is_traced_and_counted",
         HUGE,
@@ -162,7 +168,8 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!(after.huge_faults, before.huge_faults);
             Ok(())
         },
-    ),
+    )
+    .in_new_module(),
     Test::with(
         "a_huge_offer_of_small_pages_is_traced_and_counted",
         HUGE,
@@ -184,7 +191,8 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!(device.counters()?.huge_fallbacks, 1);
             Ok(())
         },
-    ),
+    )
+    .in_new_module(),
     Test::with("what_fails_is_traced_with_its_error", HUGE, || {
         let device = Device::open()?;
         let control = Control::open()?;
@@ -204,7 +212,8 @@ pub(crate) const TESTS: &[Test] = &[
         ];
         assert_eq!(lines, expected);
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with("one_tracepoint_can_be_on_alone", HUGE, || {
         let device = Device::open()?;
         let switch = event("write").join("enable");
@@ -216,7 +225,8 @@ pub(crate) const TESTS: &[Test] = &[
         let expected = ["mmapdev_write: device=1 offset=0 length=2 result=2"];
         assert_eq!(lines()?, expected);
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with_debian("trace_cmd_lists_and_prints_them", HUGE, || {
         assert_lists_all(&debian(&["trace-cmd", "list", "-e", "mmapdev"])?);
         let file = "/tmp/trace.dat";
@@ -225,7 +235,8 @@ pub(crate) const TESTS: &[Test] = &[
         let report = debian(&["trace-cmd", "report", "-i", file])?;
         assert!(report.contains(AS_PRINTED), "{report}");
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with_debian("perf_lists_and_prints_them", HUGE, || {
         assert_lists_all(&debian(&["perf", "list", "mmapdev:*"])?);
         let file = "/tmp/perf.data";
@@ -234,21 +245,24 @@ pub(crate) const TESTS: &[Test] = &[
         let script = debian(&["perf", "script", "-i", file])?;
         assert!(script.contains(AS_PRINTED), "{script}");
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with_debian("bpftrace_lists_them_and_reads_their_fields", HUGE, || {
         assert_lists_all(&debian(&["bpftrace", "-l", "tracepoint:mmapdev:*"])?);
         let program = r#"tracepoint:mmapdev:mmapdev_read { printf("%d of %d\n", args.result, args.length); }"#;
         let printed = debian(&["bpftrace", "-q", "-e", program, "-c", &READS.join(" ")])?;
         assert!(printed.contains("7 of 7\n"), "{printed}");
         Ok(())
-    }),
+    })
+    .in_new_module(),
     Test::with("nothing_is_traced_unless_asked_for", HUGE, || {
         let device = Device::open()?;
         fs::write(format!("{FOLDER}/trace"), "")?;
         pwrite(&device, &[1; 100], 5)?;
         assert_eq!(lines()?, Vec::<String>::new());
         Ok(())
-    }),
+    })
+    .in_new_module(),
 ];
 
 fn event(name: &str) -> PathBuf {

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module as it stays loaded from one test to the next: loading costs as much as a short test does. Devices
+//! are made anew for each, those that loading it with the test's parameters would make.
+
+use mmapdev_userspace::control::{self, Control};
+use mmapdev_userspace::module::{self, Loaded};
+use mmapdev_userspace::{abi, MIB};
+use std::io;
+use std::str::FromStr;
+
+/// The module, if it is loaded.
+#[derive(Default)]
+pub(crate) struct KeptModule(Option<Kept>);
+
+struct Kept {
+    module: Loaded,
+    limit_mib: u64,
+}
+
+/// The module's parameters, as `insmod` takes them.
+struct Parameters {
+    size_mib: u64,
+    devices: u32,
+    huge: u32,
+    folio_kib: u32,
+    limit_mib: u64,
+}
+
+impl KeptModule {
+    /// Has the module loaded, and the devices there that these parameters stand for.
+    pub(crate) fn begin(&mut self, parameters: &str) -> io::Result<()> {
+        let wanted: Parameters = parameters.parse()?;
+        let limit_mib = wanted.limit_mib;
+        if self
+            .0
+            .as_ref()
+            .is_some_and(|kept| kept.limit_mib != limit_mib)
+        {
+            self.unload()?;
+        }
+        if self.0.is_none() {
+            let module = Loaded::with(&format!("devices=0 limit_mib={limit_mib}"))?;
+            self.0 = Some(Kept { module, limit_mib });
+        }
+        let control = Control::open()?;
+        for number in 0..wanted.devices {
+            control.create(abi::Create {
+                huge: wanted.huge,
+                largest_folio: wanted.folio_kib << 10,
+                ..control::memory(&number.to_string(), wanted.size_mib * MIB as u64)?
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends all devices. Fails where something uses the module still.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        let devices = {
+            let control = Control::open()?;
+            let (of_pci, others): (Vec<_>, Vec<_>) = control
+                .list()?
+                .into_iter()
+                .partition(|device| device.backing == abi::BACKING_PCI);
+            for device in others {
+                control.destroy(&String::from_utf8_lossy(device.name.bytes()))?;
+            }
+            of_pci
+        };
+        let users = module::users()?;
+        if users > 0 {
+            return Err(io::Error::other(format!(
+                "the module is still in use, by {users} references"
+            )));
+        }
+        // Those keep what was done to them until the module goes.
+        if !devices.is_empty() {
+            self.unload()?;
+        }
+        Ok(())
+    }
+
+    /// Unloads the module, if it is loaded.
+    pub(crate) fn unload(&mut self) -> io::Result<()> {
+        let Some(kept) = self.0.take() else {
+            return Ok(());
+        };
+        kept.module.unload().map_err(|error| {
+            io::Error::new(error.kind(), format!("the module did not unload: {error}"))
+        })
+    }
+}
+
+impl FromStr for Parameters {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        fn number<T: FromStr<Err: Into<Box<dyn std::error::Error + Send + Sync>>>>(
+            value: &str,
+        ) -> io::Result<T> {
+            value.parse().map_err(io::Error::other)
+        }
+        // What the module itself takes where they are not given.
+        let mut parameters = Self {
+            size_mib: 64,
+            devices: 1,
+            huge: abi::HUGE_ALWAYS,
+            folio_kib: 2048,
+            limit_mib: 0,
+        };
+        for word in text.split_whitespace() {
+            match word.split_once('=').unwrap_or((word, "")) {
+                ("size_mib", value) => parameters.size_mib = number(value)?,
+                ("devices", value) => parameters.devices = number(value)?,
+                ("huge", value) => parameters.huge = number(value)?,
+                ("folio_kib", value) => parameters.folio_kib = number(value)?,
+                ("limit_mib", value) => parameters.limit_mib = number(value)?,
+                _ => return Err(io::Error::other(format!("{word} is no parameter"))),
+            }
+        }
+        Ok(parameters)
+    }
+}
