@@ -5,7 +5,7 @@
 //! # Lock order
 //!
 //! The registry's lock, then the lock of all misc devices, which registering and deregistering take. Opening
-//! a device runs under the latter, and takes the registry's at no time. So does reading a file in debugfs, which
+//! a device runs under the latter, and takes the registry's at no time. Nor does opening a file in debugfs, which
 //! is removed under the registry's lock. The pages of a device that ends go
 //! after the registry's lock was let go of: that may have to wait for a write.
 
@@ -120,9 +120,8 @@ enum Node {
 type Registered<B> = Pin<KBox<Registration<OpenDevice<B>>>>;
 
 impl Registry {
-    /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`;
-    /// all together they have `budget`,
-    /// and do on `queues` what has to wait.
+    /// Makes a registry of devices whose inodes live on `mount`, and whose counters show in `debug_folder`; all together
+    /// they have `budget`, and do on `queues` what has to wait.
     pub(crate) fn new(
         mount: Arc<PseudoMount>,
         debug_folder: Arc<DebugFolder>,

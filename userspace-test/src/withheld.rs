@@ -127,16 +127,24 @@ pub fn while_locked<T>(
     file: &(impl AsFd + Sync),
     body: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
+    // What is withheld is zeros in the end; the bytes are those of the end of the first page.
+    while_waiting(|memory| memory.pwrite_to(file, 0, 0, 1), body)
+}
+
+/// Does something while somebody else waits in the middle of a call that touches a page of memory.
+pub fn while_waiting<T>(
+    call: impl FnOnce(&Mapping) -> io::Result<usize> + Send,
+    body: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
     let withheld = Withheld::new(1)?;
     thread::scope(|scope| {
-        // What is withheld is zeros in the end; the bytes are those of the end of the first page.
-        let writing = scope.spawn(|| withheld.mapping().pwrite_to(file, 0, 0, 1));
+        let waiting = scope.spawn(|| call(withheld.mapping()));
         // Before the thread is waited for, whatever has failed.
         let gives = Gives(&withheld);
         withheld.wait_for_touch()?;
         let result = body();
         drop(gives);
-        writing.join().expect("no panic")?;
+        waiting.join().expect("no panic")?;
         result
     })
 }

@@ -7,6 +7,7 @@ use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::module::{self, Loaded};
+use mmapdev_userspace::withheld::while_waiting;
 use mmapdev_userspace::{abi, HUGE_PAGE, KIB, PAGE};
 use rustix::io::{pwrite, Errno};
 use rustix::mm::Advice;
@@ -94,16 +95,37 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     Test::with("a_device_that_ends_leaves_debugfs", HUGE, || {
         let control = Control::open()?;
+        Mapping::shared(Device::open()?, PAGE)?.store(0, 1);
         let mut open = File::open(format!("{DEBUGFS}/mmapdev0"))?;
         control.destroy("0")?;
-        let gone = open.read_to_end(&mut Vec::new());
-        assert_errno(gone, Errno::IO, "a read of what is gone");
+        let gone = File::open(format!("{DEBUGFS}/mmapdev0"));
+        assert_errno(gone, Errno::NOENT, "an open of what is gone");
         // The name is free at once, in debugfs as well.
         control.create(control::memory("0", PAGE as u64)?)?;
         let text = fs::read_to_string(format!("{DEBUGFS}/mmapdev0"))?;
         assert!(text.starts_with("faults 0\n"), "{text}");
+        // What was open shows what there was.
+        let mut text = String::new();
+        open.read_to_string(&mut text)?;
+        assert!(text.starts_with("faults 1\n"), "{text}");
         Ok(())
     }),
+    Test::with(
+        "who_waits_for_counters_in_debugfs_keeps_no_device",
+        HUGE,
+        || {
+            let control = Control::open()?;
+            let counters = File::open(format!("{DEBUGFS}/mmapdev0"))?;
+            while_waiting(
+                |memory| memory.pread_from(&counters, 0, 0, 1),
+                || {
+                    control.destroy("0")?;
+                    control.create(control::memory("0", PAGE as u64)?)?;
+                    Ok(())
+                },
+            )
+        },
+    ),
     Test::without_module("debugfs_is_left_as_it_was_found", || {
         Loaded::with(TWO)?.unload()?;
         assert!(!Path::new(DEBUGFS).exists());
