@@ -17,6 +17,15 @@ pub(crate) fn zero(destination: &mut IovIterDest<'_>, len: usize) -> usize {
     unsafe { bindings::iov_iter_zero(len, destination.as_raw()) }
 }
 
+/// Returns whether the destination is memory of the kernel's own, which looks at what is in a file.
+///
+/// Mirrors `iov_iter_is_kvec()`.
+pub(crate) fn is_of_the_kernel(destination: &mut IovIterDest<'_>) -> bool {
+    // SAFETY: The iterator is valid by its type, and only read.
+    let kind = unsafe { (*destination.as_raw()).iter_type };
+    u32::from(kind) == bindings::iter_type_ITER_KVEC
+}
+
 /// Calls `call` with an iterator that offers `limit` bytes at most, and has all afterwards that was not consumed.
 ///
 /// Mirrors `iov_iter_truncate()` and `iov_iter_reexpand()`.

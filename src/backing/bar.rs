@@ -12,6 +12,7 @@ use crate::abstractions::device_memory::{
 };
 use crate::abstractions::device_span::{Piece, Width};
 use crate::abstractions::file_operations::{is_open_for_sync, is_open_for_writing, SyncRange};
+use crate::abstractions::iov;
 use crate::abstractions::page_cache::{may_wait, AddressSpace, Wait, WriteGuard};
 use crate::abstractions::sched;
 use crate::abstractions::vm_fault::PMD_SIZE;
@@ -84,6 +85,10 @@ impl Backing for BarBacking {
         iov: &mut IovIterDest<'_>,
         _size: impl Fn() -> u64,
     ) -> Result<usize> {
+        // A profiler has the kernel look for a build id in all that is mapped: registers are not for looking at.
+        if iov::is_of_the_kernel(iov) {
+            return Err(EINVAL);
+        }
         let (memory, wait) = (&self.memory, may_wait(kiocb));
         let start = u64::try_from(kiocb.ki_pos())?;
         let room = bytes_before(start, iov.len(), memory.len());

@@ -3,12 +3,52 @@
 //! What the kernel says about one mapping of this process.
 
 use std::collections::HashMap;
-use std::{fs, io};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// `struct procmap_query` of `linux/fs.h`.
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    size: u64,
+    flags: u64,
+    address: u64,
+    // Out: addresses, flags, page size, offset and inode of the mapping, and the device.
+    mapping: [u64; 7],
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+const PROCMAP_QUERY: u32 = 0xC068_6611;
+const LARGEST_BUILD_ID: usize = 20;
 
 /// The fields of `/proc/self/smaps`, sizes in bytes, of the mapping that holds an address.
 pub fn of(address: usize) -> io::Result<HashMap<String, u64>> {
     let text = fs::read_to_string("/proc/self/smaps")?;
     parse(&text, address).ok_or_else(|| io::Error::other("no mapping at that address"))
+}
+
+/// Has the kernel look for a build id in what is mapped at an address, and returns what it has found: of a file that is no
+/// program nothing.
+pub fn build_id(address: usize) -> io::Result<Vec<u8>> {
+    let mut found = vec![0; LARGEST_BUILD_ID];
+    let mut query = Query {
+        size: size_of::<Query>() as u64,
+        address: address as u64,
+        build_id_size: found.len() as u32,
+        build_id: found.as_mut_ptr() as u64,
+        ..Query::default()
+    };
+    let maps = File::open("/proc/self/maps")?;
+    // SAFETY: The kernel writes to the structure, and to as many bytes of `found` as that says at most.
+    if unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY.into(), &mut query) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    found.truncate(query.build_id_size as usize);
+    Ok(found)
 }
 
 /// The addresses of all mappings of this process.

@@ -544,6 +544,16 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(mapping.half_word(EDU_TURNED).load(Ordering::Relaxed), !77);
         Ok(())
     }),
+    Test::with("who_looks_for_a_build_id_reads_no_register", NONE, || {
+        let edu = Bound::new(edu())?;
+        let device = open(&edu.0, 0)?;
+        let mapping = Mapping::shared(&device, MIB)?;
+        // Of a program there is one to be found.
+        assert!(!smaps::build_id(smaps::build_id as *const () as usize)?.is_empty());
+        assert!(smaps::build_id(mapping.address(0))?.is_empty());
+        assert_eq!(device.counters()?.bytes_read, 0);
+        Ok(())
+    }),
     Test::with(
         "a_bar_of_less_than_a_page_is_copied_and_not_mapped",
         NONE,
