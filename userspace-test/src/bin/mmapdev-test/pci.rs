@@ -1323,8 +1323,8 @@ fn under_fire() -> io::Result<()> {
 /// and what their children have, is gone when that is over.
 fn kept_across_unbinding() -> io::Result<()> {
     const TOUCHERS: usize = 2;
-    // (Fewer on the sanitizer kernel, which takes ten seconds for each in which there are forkers.)
-    let rounds = if is_sanitizer_kernel() { 8 } else { 12 };
+    // (Fewer on the sanitizer kernel, which takes half a minute for one in which there are forkers.)
+    let rounds = if is_sanitizer_kernel() { 4 } else { 12 };
     const NAP: Duration = Duration::from_millis(1);
     /// How many children of a forker are there at a time.
     const CHILDREN: u64 = 8;
