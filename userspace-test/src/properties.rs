@@ -5,6 +5,8 @@
 //! The cases are the same in every run: a failure is one for everybody, and nothing is written.
 
 use crate::abi::{self, Name as Field, NAME_SIZE};
+use crate::bar_registers::{kind, of_register, Kind, Noted};
+use crate::device_span::{Span, Width};
 use crate::extent::{align_down, bytes_before, end_of, offsets_exist, orders_around};
 use crate::parameters::{
     folio_order, Huge, Machine, Parameters, Refusal as ParameterRefusal, Values, MAX_DEVICES,
@@ -69,6 +71,12 @@ fn orders(index: u128, pages: u128, max_order: u32) -> Vec<u32> {
         order == 0 || (index / folio + 1) * folio <= pages
     });
     tried
+}
+
+/// What the kernel has noted of a BAR.
+fn noted() -> impl Strategy<Value = Noted> {
+    let memory = any::<bool>().prop_map(|is_wide| Noted::Memory { is_wide });
+    prop_oneof![2 => Just(Noted::Nothing), 1 => Just(Noted::Ports), 2 => memory]
 }
 
 /// What a name field says, by its documentation: `mmapdev.h` and `name.rs`.
@@ -180,6 +188,83 @@ proptest! {
         for index in [offset, offset >> shift, (offset >> shift).wrapping_add_signed(off)] {
             let end = (u128::from(index) << shift) + u128::from(len);
             prop_assert_eq!(offsets_exist(index as usize, len as usize, shift), end <= LAST);
+        }
+    }
+
+    #[test]
+    fn memory_of_a_device_is_there_where_each_byte_has_an_address((start, len) in two_numbers()) {
+        let end = u128::from(start) + u128::from(len);
+        let is_there = len > 0 && end <= u64::MAX.into();
+        let span = Span::new(start, len, 12).map(|span| (span.start(), span.len()));
+        prop_assert_eq!(span, is_there.then_some((start, len)));
+    }
+
+    #[test]
+    fn an_entry_of_a_page_table_maps_whole_pages_of_the_device_alone(
+        (start, len) in two_numbers(),
+        is_whole in any::<bool>(),
+        index in number(),
+        order in prop_oneof![order(), 0..70u32],
+    ) {
+        const PAGE: u128 = 4096;
+        let cut = |bytes: u64| if is_whole { bytes & !4095 } else { bytes };
+        let Some(span) = Span::new(cut(start), cut(len), 12) else {
+            return Ok(());
+        };
+        let (start, len) = (u128::from(cut(start)), u128::from(cut(len)));
+        let pages = if start % PAGE == 0 && len % PAGE == 0 { len / PAGE } else { 0 };
+        prop_assert_eq!(span.pages() as u128, pages);
+        for index in [index, index % (pages as u64).max(1)] {
+            let folio = 1u128 << order;
+            let first = u128::from(index) / folio * folio;
+            let frame = start / PAGE + first;
+            let is_there = order < 64 && first + folio <= pages && frame % folio == 0;
+            let expected = is_there.then_some(frame as usize);
+            prop_assert_eq!(span.frame_in(index as usize, order), expected);
+        }
+    }
+
+    #[test]
+    fn a_piece_is_at_the_first_multiple_of_its_size_or_nowhere(
+        (start, len) in two_numbers(),
+        bit in 0..64u32,
+    ) {
+        if let Some(span) = Span::new(start, len, 12) {
+            let size = 1u128 << bit;
+            let end = u128::from(start).next_multiple_of(size) + size;
+            prop_assert_eq!(span.has_piece(1 << bit), end <= u128::from(start) + u128::from(len));
+        }
+    }
+
+    #[test]
+    fn an_access_is_aligned_and_as_wide_as_that_lets_it_be(offset in number(), len in 1..40usize) {
+        let is_one = |width: usize| offset % width as u64 == 0;
+        let whole = [1, 2, 4, 8].into_iter().find(|&width| width == len && is_one(width));
+        prop_assert_eq!(Width::of(offset, len).map(|width| width as usize), whole);
+        let next = [4, 2, 1].into_iter().find(|&width| width <= len && is_one(width));
+        prop_assert_eq!(Some(Width::next(offset, len) as usize), next);
+    }
+
+    #[test]
+    fn each_register_of_a_device_is_a_bar_or_the_upper_half_of_the_one_before(
+        bars in prop::collection::vec((noted(), prop_oneof![Just(0), 0..16u32, any::<u32>()]), 1..7),
+    ) {
+        let (noted, registers): (Vec<_>, Vec<_>) = bars.into_iter().unzip();
+        let mut is_upper_half = false;
+        for index in 0..noted.len() {
+            let expected = match noted[index] {
+                _ if is_upper_half => Kind::UpperHalf,
+                Noted::Ports => Kind::Ports,
+                Noted::Memory { .. } => Kind::Memory,
+                Noted::Nothing => of_register(registers[index]),
+            };
+            prop_assert_eq!(kind(index, &noted, &registers), expected);
+            let is_wide = match noted[index] {
+                Noted::Memory { is_wide } => is_wide,
+                Noted::Ports => false,
+                Noted::Nothing => registers[index] % 8 == 4,
+            };
+            is_upper_half = !is_upper_half && is_wide;
         }
     }
 
