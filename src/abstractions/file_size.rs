@@ -492,3 +492,33 @@ impl FileCache {
         Ok(())
     }
 }
+
+#[kunit_tests(abstractions_file_size)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_from_anybody_at_first() -> Result {
+        let changing = Changing::new();
+        assert!(changing.may_dirty(usize::MAX - 1));
+        assert!(!changing.is_closed());
+        changing.wait_to_write();
+        changing.wait_while_closed(Wait::Forbidden)
+    }
+
+    #[test]
+    fn what_is_about_to_go_does_not_become_dirty() {
+        let changing = Changing::new();
+        changing.clean_from.store(5, Relaxed);
+        assert!(changing.may_dirty(4));
+        assert!(!changing.may_dirty(5));
+        assert!(!changing.may_dirty(usize::MAX));
+    }
+
+    #[test]
+    fn who_must_not_wait_is_sent_away() {
+        let changing = Changing::new();
+        changing.is_closed.store(true, Relaxed);
+        assert_eq!(changing.wait_while_closed(Wait::Forbidden), Err(EAGAIN));
+    }
+}

@@ -17,7 +17,8 @@ pub(crate) fn zero(destination: &mut IovIterDest<'_>, len: usize) -> usize {
     unsafe { bindings::iov_iter_zero(len, destination.as_raw()) }
 }
 
-/// Returns whether the destination is memory of the kernel's own, which looks at what is in a file.
+/// Returns whether the destination is a buffer of the kernel's, which looks at what is in a file (`kernel_read()`); pages
+/// of a pipe are none.
 ///
 /// Mirrors `iov_iter_is_kvec()`.
 pub(crate) fn is_of_the_kernel(destination: &mut IovIterDest<'_>) -> bool {
@@ -52,4 +53,74 @@ pub(super) unsafe fn with_limit<R>(
 /// Returns how many bytes a function of the VFS has moved, or its error, which it gives as a negative number.
 pub(super) fn moved(result: isize) -> Result<usize> {
     usize::try_from(result).map_err(|_| Error::from_errno(result as c_int))
+}
+
+#[kunit_tests(abstractions_iov)]
+mod tests {
+    use super::*;
+    use core::mem::MaybeUninit;
+
+    /// Calls `call` with an iterator that is to fill memory of the kernel's.
+    fn with_iterator<R>(bytes: &mut [u8], call: impl FnOnce(*mut bindings::iov_iter) -> R) -> R {
+        let memory = bindings::kvec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        let mut iter = MaybeUninit::uninit();
+        // SAFETY: The memory, and what describes it, stay until this returns, and are nobody else's.
+        unsafe {
+            bindings::iov_iter_kvec(
+                iter.as_mut_ptr(),
+                bindings::ITER_DEST,
+                &memory,
+                1,
+                bytes.len(),
+            )
+        };
+        call(iter.as_mut_ptr())
+    }
+
+    /// Returns it as what the kernel crate has for it.
+    fn destination<'a>(iter: *mut bindings::iov_iter) -> &'a mut IovIterDest<'a> {
+        // SAFETY: These tests use it only in a call of `with_iterator()`, by whom alone it is used.
+        unsafe { IovIterDest::from_raw(iter) }
+    }
+
+    #[test]
+    fn zeros_go_as_far_as_they_are_asked_for_and_have_room() {
+        let mut bytes = [7; 8];
+        let counts = with_iterator(&mut bytes, |iter| {
+            let iov = destination(iter);
+            [zero(iov, 3), zero(iov, 9), zero(iov, 1)]
+        });
+        assert_eq!(counts, [3, 5, 0]);
+        let mut bytes = [7; 8];
+        with_iterator(&mut bytes, |iter| zero(destination(iter), 3));
+        assert_eq!(bytes, [0, 0, 0, 7, 7, 7, 7, 7]);
+    }
+
+    #[test]
+    fn what_a_limit_holds_back_is_there_afterwards() {
+        for (limit, zeroed) in [(0, 0), (5, 5), (8, 8), (1 << 40, 8)] {
+            let mut bytes = [7; 8];
+            let left = with_iterator(&mut bytes, |iter| {
+                // SAFETY: It is valid, and only consumed of.
+                let count = unsafe { with_limit(iter, limit, |iter| zero(destination(iter), 9)) };
+                assert_eq!(count, zeroed);
+                destination(iter).len()
+            });
+            assert_eq!(left, 8 - zeroed);
+        }
+    }
+
+    #[test]
+    fn a_buffer_of_the_kernels_is_told_from_others() {
+        let mut bytes = [7];
+        with_iterator(&mut bytes, |iter| {
+            assert!(is_of_the_kernel(destination(iter)));
+            // SAFETY: One that takes what it gets to nowhere has no memory at all.
+            unsafe { bindings::iov_iter_discard(iter, bindings::ITER_DEST, 1) };
+            assert!(!is_of_the_kernel(destination(iter)));
+        });
+    }
 }

@@ -125,3 +125,82 @@ impl<F: FileOperations> SharedVmAreaDesc<'_, F> {
         Ok(())
     }
 }
+
+#[kunit_tests(abstractions_vm_area_desc)]
+mod tests {
+    use super::super::page_cache::AddressSpace;
+    use super::*;
+    use core::ptr::{null_mut, NonNull};
+    use kernel::fs::File;
+    use kernel::sync::Arc;
+
+    /// A file that nobody can open.
+    struct Closed;
+
+    #[vtable]
+    impl FileOperations for Closed {
+        type Module = crate::LocalModule;
+        const MAPS_HUGE_PAGES: bool = false;
+        type Registration = Arc<u32>;
+
+        fn open(_registration: &Arc<u32>, _file: &File) -> Result<Arc<Self>> {
+            Err(ENODEV)
+        }
+
+        fn address_space(&self) -> Option<&AddressSpace> {
+            None
+        }
+    }
+
+    /// Three pages of a file from page 7 on.
+    fn described(flags: bindings::vm_flags_t) -> bindings::vm_area_desc {
+        let file = NonNull::dangling().as_ptr();
+        let mut desc = bindings::vm_area_desc {
+            file,
+            vm_file: file,
+            start: 5 << PAGE_SHIFT,
+            end: 8 << PAGE_SHIFT,
+            pgoff: 7,
+            ..pin_init::zeroed()
+        };
+        desc.vma_flags.__vma_flags[0] = flags;
+        desc
+    }
+
+    fn prepare(desc: &mut bindings::vm_area_desc) -> Result<VmAreaDesc<'_, Closed>> {
+        // SAFETY: Nobody else has it, and nothing here looks at the file.
+        unsafe { VmAreaDesc::from_raw(desc) }
+    }
+
+    #[test]
+    fn a_mapping_has_the_place_and_length_that_it_is_described_with() -> Result {
+        let mut desc = described(0);
+        let mapping = prepare(&mut desc)?;
+        assert_eq!((mapping.len(), mapping.index()), (3 << PAGE_SHIFT, 7));
+        Ok(())
+    }
+
+    #[test]
+    fn a_mapping_that_another_file_will_stand_behind_is_refused() {
+        let mut desc = described(0);
+        desc.vm_file = null_mut();
+        assert!(prepare(&mut desc).is_err_and(|error| error == EINVAL));
+    }
+
+    #[test]
+    fn a_mapping_that_may_get_copies_is_not_shared() -> Result {
+        let (private, shared) = (0, bindings::VM_MAYSHARE | bindings::VM_SHARED);
+        for (flags, is_shared) in [
+            (private | bindings::VM_MAYWRITE, false),
+            (private, false),
+            (shared | bindings::VM_MAYWRITE, true),
+            // Of a file that is open for reading alone.
+            (bindings::VM_MAYSHARE, true),
+            (bindings::VM_MAYSHARE | bindings::VM_MAYWRITE, false),
+        ] {
+            let mut desc = described(flags);
+            assert_eq!(prepare(&mut desc)?.shared().is_ok(), is_shared);
+        }
+        Ok(())
+    }
+}

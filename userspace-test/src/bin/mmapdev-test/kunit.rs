@@ -13,15 +13,18 @@ const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
 const RESULTS: &str = "/sys/kernel/debug/kunit";
 
 /// One for each file that has a suite.
-const SUITES: [&str; 12] = [
+const SUITES: [&str; 15] = [
     "abstractions_debugfs",
+    "abstractions_file_size",
     "abstractions_folio",
+    "abstractions_iov",
     "abstractions_misc_device",
     "abstractions_page_cache",
     "abstractions_per_cpu_counters",
     "abstractions_pseudo_fs",
     "abstractions_published",
     "abstractions_rw_semaphore",
+    "abstractions_vm_area_desc",
     "abstractions_vm_fault",
     "abstractions_vm_pfn",
     "abstractions_work_queue",
