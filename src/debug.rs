@@ -7,7 +7,7 @@
 
 use crate::abstractions::debugfs::Show;
 use crate::counters::Counters;
-use core::fmt::{self, Write};
+use kernel::fmt::{self, Write};
 
 impl Show for Counters {
     type Module = crate::LocalModule;

@@ -5,9 +5,9 @@
 //! # Lock order
 //!
 //! The registry's lock, then the lock of all misc devices, which registering and deregistering take. Opening
-//! a device runs under the latter, and takes the registry's at no time. Nor does opening a file in debugfs, which
-//! is removed under the registry's lock. The pages of a device that ends go
-//! after the registry's lock was let go of: that may have to wait for a write.
+//! a device runs under the latter, and takes the registry's at no time. Nor does opening a file in debugfs, which is removed
+//! under the registry's lock. The pages of a device that ends go after the registry's lock was let go of: that may have to wait
+//! for a write.
 
 use crate::abi;
 use crate::abstractions::debugfs::{DebugFile, DebugFolder};

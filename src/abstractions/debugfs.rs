@@ -6,19 +6,21 @@
 //! <https://docs.kernel.org/filesystems/debugfs.html>
 //!
 //! The `kernel` crate's files have no owner: a module that made one can be unloaded while somebody has it
-//! open, and the close then jumps to where the module was. Here a file that is open keeps the module. And a reader who
-//! withholds the memory that is read into (by userfaultfd) holds up whoever removes such a file, and with it the locks
-//! of the folder; here the contents are made when the file is opened, and no removal waits for a read.
+//! open, and the close then jumps to where the module was. Here a file that is open keeps the module. (One that is just
+//! being opened does not: `__debugfs_file_get()` looks at the operations before it looks whether the file is there.)
+//!
+//! And a reader who withholds the memory that is read into (by userfaultfd) holds up whoever removes such a file, who has
+//! the lock of the folder; here the contents are made when the file is opened, and no removal waits for a read. Who lists
+//! the folder into such memory holds up all who make or remove a file in it, as in any folder of debugfs.
 //!
 //! As debugfs asks of a driver, nothing fails because of it: where a folder or a file cannot be made, or the
 //! kernel is without debugfs, there is none.
 
-use core::fmt::{self, Write};
 use core::marker::PhantomData;
 use kernel::bindings;
+use kernel::fmt::{self, Write};
 use kernel::module::{this_module, ModuleMetadata};
 use kernel::prelude::*;
-use kernel::str::CStrExt;
 use kernel::sync::Arc;
 
 /// What a file shows.
@@ -115,7 +117,7 @@ fn create_file<T: Show>(folder: &DebugFolder, name: &CStr, data: &Arc<T>) -> *mu
             0o400,
             folder.dentry,
             data.cast_mut().cast(),
-            &Operations::<T>::TABLE,
+            Operations::<T>::table(),
         )
     }
 }
@@ -178,6 +180,11 @@ impl<T: Show> Operations<T> {
         release: Some(Self::release),
         ..pin_init::zeroed()
     };
+
+    /// Returns the table, which is there as long as the module is.
+    const fn table() -> &'static bindings::file_operations {
+        &Self::TABLE
+    }
 
     /// # Safety
     ///
