@@ -49,6 +49,8 @@ pub(crate) trait Backing: Send + Sync + Sized + 'static {
 
     /// Copies bytes out from the position on, which moves; fewer than asked for where the device ends, or where something
     /// has come in between after the first. `size` is what the device has at that moment.
+    ///
+    /// Fails with `EINVAL` where it is the kernel itself that reads, and this may be registers.
     fn read<T: ForeignOwnable>(
         &self,
         kiocb: &mut Kiocb<'_, T>,

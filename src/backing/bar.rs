@@ -51,10 +51,14 @@ impl BarBacking {
     /// Fails with `EPERM` where the kernel is locked down and this may be registers, as sysfs does: any mapping counts as
     /// one to be written through. What the driver knows to be memory and nothing else ends up in no kernel by a store.
     pub(crate) fn check_may_be_changed(&self) -> Result {
-        match self.mode {
-            CacheMode::WriteBack => Ok(()),
-            _ => check_pci_is_not_locked_down(),
+        if self.may_be_registers() {
+            check_pci_is_not_locked_down()?;
         }
+        Ok(())
+    }
+
+    fn may_be_registers(&self) -> bool {
+        self.mode != CacheMode::WriteBack
     }
 }
 
@@ -85,8 +89,8 @@ impl Backing for BarBacking {
         iov: &mut IovIterDest<'_>,
         _size: impl Fn() -> u64,
     ) -> Result<usize> {
-        // A profiler has the kernel look for a build id in all that is mapped: registers are not for looking at.
-        if iov::is_of_the_kernel(iov) {
+        // A profiler has the kernel look for a build id in all that is mapped, and reading a register may do something.
+        if iov::is_of_the_kernel(iov) && self.may_be_registers() {
             return Err(EINVAL);
         }
         let (memory, wait) = (&self.memory, may_wait(kiocb));
