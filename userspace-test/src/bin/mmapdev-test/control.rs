@@ -6,6 +6,7 @@ use crate::{assert_errno, Test};
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::device::Device;
 use mmapdev_userspace::mapping::Mapping;
+use mmapdev_userspace::module::Loaded;
 use mmapdev_userspace::{abi, memory, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{pread, pwrite, Errno};
@@ -71,7 +72,8 @@ pub(crate) const TESTS: &[Test] = &[
         assert!(Path::new("/dev/mmapdev7").exists());
         Ok(())
     }),
-    Test::with("the_devices_of_load_time_are_devices_like_any", TWO, || {
+    Test::without_module("the_devices_of_load_time_are_devices_like_any", || {
+        let module = Loaded::with(TWO)?;
         let control = Control::open()?;
         let names: Vec<_> = control.list()?.iter().map(|info| info.name).collect();
         assert_eq!(
@@ -81,7 +83,8 @@ pub(crate) const TESTS: &[Test] = &[
         control.destroy("0")?;
         assert_eq!(control.list()?.len(), 1);
         assert!(Device::open().is_err());
-        Ok(())
+        drop(control);
+        module.unload()
     }),
     Test::with("a_list_goes_on_where_devices_come_and_go", NONE, || {
         let control = Control::open()?;

@@ -33,7 +33,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{self, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::thread;
@@ -278,6 +278,10 @@ pub(crate) const TESTS: &[Test] = &[
         "a_frozen_file_system_keeps_nothing_of_another_from_its_file",
         NONE,
         frozen_beside_another,
+    ),
+    Test::without_module(
+        "a_module_with_devices_of_files_that_nobody_uses_unloads_and_loses_no_byte",
+        unloaded_with_devices,
     ),
     Test::without_module(
         "the_module_stays_while_somebody_is_about_to_leave_its_super_block",
@@ -1736,6 +1740,45 @@ fn wait_until(deadline: Instant, mut is_so: impl FnMut() -> io::Result<bool>) ->
         thread::sleep(Duration::from_millis(5));
     }
     Ok(false)
+}
+
+/// The module goes with its devices, and what they have of files in memory.
+fn unloaded_with_devices() -> io::Result<()> {
+    const OTHER: &str = "/tmp/mmapdev-unloaded";
+    let files = || -> io::Result<[File; 2]> {
+        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
+        Ok([open(&path(NAME))?, open(Path::new(OTHER))?])
+    };
+    let devices = || -> io::Result<[Device; 2]> {
+        let control = Control::open()?;
+        let [stored, other] = files()?;
+        control.create(control::file("stored", &stored, 0, 0)?)?;
+        control.create(control::file("other", &other, 0, 0)?)?;
+        let open = |name| Device::open_with(control::node(name), OFlags::RDWR);
+        Ok([open("stored")?, open("other")?])
+    };
+    let bytes = Scene::file(NAME, MIB)?.1;
+    fs::write(OTHER, &bytes)?;
+    for turn in 0..2 {
+        let module = Loaded::with(NONE)?;
+        for device in devices()? {
+            let mapping = Mapping::shared(device, MIB)?;
+            mapping.load(5 * PAGE);
+            mapping.store(7 * PAGE + turn, 0xA0 + turn as u8);
+        }
+        module.unload()?;
+        assert!(!control::node("stored").exists() && !control::node("other").exists());
+        for file in files()? {
+            let mut seen = vec![0; MIB];
+            file.read_exact_at(&mut seen, 0)?;
+            let mut expected = bytes.clone();
+            for turn in 0..=turn {
+                expected[7 * PAGE + turn] = 0xA0 + turn as u8;
+            }
+            assert!(seen == expected, "in turn {turn}");
+        }
+    }
+    fs::remove_file(OTHER)
 }
 
 /// Who goes through all file systems, as `sync()` does, has a hold on the one before for as long as the next one takes.

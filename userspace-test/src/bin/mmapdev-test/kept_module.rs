@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module as it stays loaded from one test to the next: loading costs as much as a short test does. Devices
-//! are made anew for each, those that loading it with the test's parameters would make.
+//! The module as it stays loaded from one test of an area to the next: loading costs as much as a short test does.
+//! Devices are made anew for each, those that loading it with the test's parameters would make.
 
+use crate::watched;
 use mmapdev_userspace::control::{self, Control};
 use mmapdev_userspace::module::{self, Loaded};
 use mmapdev_userspace::{abi, MIB};
@@ -16,6 +17,7 @@ pub(crate) struct KeptModule(Option<Kept>);
 struct Kept {
     module: Loaded,
     limit_mib: u64,
+    area: &'static str,
 }
 
 /// The module's parameters, as `insmod` takes them.
@@ -28,20 +30,21 @@ struct Parameters {
 }
 
 impl KeptModule {
-    /// Has the module loaded, and the devices there that these parameters stand for.
-    pub(crate) fn begin(&mut self, parameters: &str) -> io::Result<()> {
+    /// Has the module loaded for a test of this area, and the devices there that these parameters stand for.
+    pub(crate) fn begin(&mut self, area: &'static str, parameters: &str) -> io::Result<()> {
         let wanted: Parameters = parameters.parse()?;
         let limit_mib = wanted.limit_mib;
-        if self
-            .0
-            .as_ref()
-            .is_some_and(|kept| kept.limit_mib != limit_mib)
-        {
+        let fits = |kept: &Kept| kept.limit_mib == limit_mib && kept.area == area;
+        if !self.0.as_ref().is_some_and(fits) {
             self.unload()?;
         }
         if self.0.is_none() {
             let module = Loaded::with(&format!("devices=0 limit_mib={limit_mib}"))?;
-            self.0 = Some(Kept { module, limit_mib });
+            self.0 = Some(Kept {
+                module,
+                limit_mib,
+                area,
+            });
         }
         let control = Control::open()?;
         for number in 0..wanted.devices {
@@ -80,14 +83,25 @@ impl KeptModule {
         Ok(())
     }
 
-    /// Unloads the module, if it is loaded.
+    /// Unloads the module, if it is loaded. Only that shows some of what its tests may have left.
     pub(crate) fn unload(&mut self) -> io::Result<()> {
-        let Some(kept) = self.0.take() else {
+        let Some(Kept { module, area, .. }) = self.0.take() else {
             return Ok(());
         };
-        kept.module.unload().map_err(|error| {
-            io::Error::new(error.kind(), format!("the module did not unload: {error}"))
+        watched(|| module.unload()).map_err(|error| {
+            io::Error::other(format!(
+                "after tests of {area} the module did not unload well: {error}"
+            ))
         })
+    }
+
+    /// Fails where a test that loads the module itself has not unloaded it.
+    pub(crate) fn check_none_is_left() -> io::Result<()> {
+        if !module::is_loaded() {
+            return Ok(());
+        }
+        module::remove()?;
+        Err(io::Error::other("the module was left loaded"))
     }
 }
 

@@ -7,7 +7,7 @@ use mmapdev_userspace::device::{self, Device};
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping::Mapping;
 use mmapdev_userspace::module::{self, Loaded};
-use mmapdev_userspace::{is_sanitizer_kernel, memory, slowness, MIB};
+use mmapdev_userspace::{abi, is_sanitizer_kernel, memory, slowness, HUGE_PAGE, KIB, MIB, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::io;
@@ -20,7 +20,8 @@ pub(crate) const TESTS: &[Test] = &[
             let _module = Loaded::with("")?;
             let info = Device::open()?.info()?;
             assert_eq!(info.device_size, 64 * MIB as u64);
-            assert_eq!(info.huge, 1);
+            assert_eq!(info.huge, abi::HUGE_ALWAYS);
+            assert_eq!(info.largest_folio as usize, HUGE_PAGE);
             assert!(!Path::new("/dev/mmapdev1").exists());
             Ok(())
         },
@@ -33,6 +34,21 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!(device.info()?.huge, 0);
         }
         assert!(!Path::new("/dev/mmapdev4").exists());
+        Ok(())
+    }),
+    Test::without_module("pages_are_as_large_as_asked", || {
+        for (parameters, huge, largest) in [
+            ("size_mib=3 huge=2 folio_kib=64", abi::HUGE_ADVISE, 64 * KIB),
+            ("size_mib=3 huge=2", abi::HUGE_ADVISE, HUGE_PAGE),
+            ("size_mib=3 huge=1 folio_kib=4", abi::HUGE_ALWAYS, PAGE),
+            ("size_mib=3 huge=0 folio_kib=64", abi::HUGE_NEVER, PAGE),
+        ] {
+            let module = Loaded::with(parameters)?;
+            let info = Device::open()?.info()?;
+            assert_eq!(info.huge, huge, "{parameters}");
+            assert_eq!(info.largest_folio as usize, largest, "{parameters}");
+            module.unload()?;
+        }
         Ok(())
     }),
     Test::without_module("devices_do_not_share_their_bytes", || {

@@ -3,7 +3,8 @@
 //! The tests of mmapdev: run as root in the guest, one for each promise.
 //!
 //! Each runs in a child process with a time limit, with devices that are made for it and ended after it. It fails if
-//! the kernel complains meanwhile or something keeps the module, whatever the test says.
+//! the kernel complains meanwhile or something keeps the module, whatever the test says. After the tests of an area the
+//! module is unloaded, and what is wrong with that is told by the next.
 
 #![forbid(unsafe_code)]
 
@@ -47,7 +48,7 @@ mod tracing;
 mod vms;
 
 use kept_module::KeptModule;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 use mmapdev_userspace::child::{Child, Outcome};
 use mmapdev_userspace::kernel_log::Mark;
 use mmapdev_userspace::mapping;
@@ -121,29 +122,23 @@ impl Test {
         }
     }
 
-    fn run(self, module: &mut KeptModule) -> Result<(), Failed> {
-        let mut log = Mark::now()?;
-        let mut result = self.run_with(module);
+    fn run(self, area: &'static str, module: &mut KeptModule) -> io::Result<()> {
+        let result = watched(|| self.run_with(area, module));
         // The next begins with nothing that this has left.
         if result.is_err() {
-            result = both(result, module.unload());
+            return both(result, module.unload());
         }
-        let complaints = log.complaints()?;
-        if !complaints.is_empty() {
-            let complaints = complaints.join("\n  ");
-            return Err(format!("the kernel complained:\n  {complaints}\n{result:?}").into());
-        }
-        Ok(result?)
+        result
     }
 
-    fn run_with(self, module: &mut KeptModule) -> io::Result<()> {
+    fn run_with(self, area: &'static str, module: &mut KeptModule) -> io::Result<()> {
         if self.parameters.is_none() || self.needs_new_module {
             module.unload()?;
         }
         let Some(parameters) = self.parameters else {
-            return self.run_alone();
+            return both(self.run_alone(), KeptModule::check_none_is_left());
         };
-        module.begin(parameters)?;
+        module.begin(area, parameters)?;
         both(self.run_alone(), module.end())
     }
 
@@ -163,6 +158,20 @@ impl Test {
         };
         Err(io::Error::other(error))
     }
+}
+
+/// Does something, which fails where the kernel complains meanwhile.
+fn watched(body: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mut log = Mark::now()?;
+    let result = body();
+    let complaints = log.complaints()?;
+    if !complaints.is_empty() {
+        let complaints = complaints.join("\n  ");
+        return Err(io::Error::other(format!(
+            "the kernel complained:\n  {complaints}\n{result:?}"
+        )));
+    }
+    result
 }
 
 /// What went wrong, in the test or after it.
@@ -309,7 +318,7 @@ fn main() {
             let module = module.clone();
             Trial::test(name.clone(), move || {
                 let mut module = module.lock().expect("no panic");
-                timed(name, || test.run(&mut module))
+                timed(name, || Ok(test.run(area, &mut module)?))
             })
         })
         .collect();
@@ -317,7 +326,8 @@ fn main() {
     show_slowest();
     if let Err(error) = module.lock().expect("no panic").unload() {
         eprintln!("{error}");
-        std::process::exit(1);
+        // As of a test that fails.
+        std::process::exit(101);
     }
     let ran = conclusion.num_passed + conclusion.num_failed + conclusion.num_ignored;
     if ran == 0 && !arguments.list {

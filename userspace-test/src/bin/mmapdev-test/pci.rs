@@ -1324,13 +1324,17 @@ fn under_fire() -> io::Result<()> {
 fn kept_across_unbinding() -> io::Result<()> {
     const TOUCHERS: usize = 2;
     // (Fewer on the sanitizer kernel, which takes half a minute for one in which there are forkers.)
-    let rounds = if is_sanitizer_kernel() { 4 } else { 12 };
+    let (rounds, each) = if is_sanitizer_kernel() {
+        (7, 7)
+    } else {
+        (12, 4)
+    };
     const NAP: Duration = Duration::from_millis(1);
     /// How many children of a forker are there at a time.
     const CHILDREN: u64 = 8;
     for turn in 0..rounds {
         // What forkers have takes its time to be gone through: in most rounds there are none, and touches are cut off at once.
-        let forkers = usize::from(turn % 4 == 3);
+        let forkers = usize::from(turn % each == each - 1);
         // Entries for a whole GiB are what forks have in their hands; where there are none, a BAR that is mapped into the
         // kernel, and what KASAN has of it, in no time.
         let (ivshmem, len) = match forkers {
