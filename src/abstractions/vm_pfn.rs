@@ -81,8 +81,8 @@ impl<'a> PfnFault<'a> {
     /// Maps the touched page, or the whole huge page around it, to the memory.
     ///
     /// `None` where it is other memory than that of the mapped file or not there, or where what is asked for does not
-    /// fit into the mapping, is not aligned to its size in memory, or has something mapped in it already. Mirrors
-    /// `vmf_insert_pfn_prot()` and `vmf_insert_pfn_pmd()`.
+    /// fit into the mapping, is not aligned to its size in memory, or has single pages mapped in it already. Where it is mapped
+    /// for reading alone, it is mapped for writing then. Mirrors `vmf_insert_pfn_prot()` and `vmf_insert_pfn_pmd()`.
     pub(crate) fn insert(&self, access: &Access<'_>) -> Option<Installed<'a>> {
         let frame = access.frame_in(self.fault.mapping(), self.fault.index(), self.order)?;
         let (raw, vma) = (self.fault.as_raw(), self.fault.vma());
@@ -92,13 +92,26 @@ impl<'a> PfnFault<'a> {
         let reason = unsafe {
             if !self.is_huge() {
                 let address = self.fault.address();
-                bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot)
-            } else if self.fault.fits(self.order)
-                && helpers::abstractions_helper_pmd_none((*raw).pmd)
-            {
+                match bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot) {
+                    // So it says as well where a huge entry has come meanwhile. The touch comes again; and where there is no
+                    // memory at all, that is told when a table is set aside for it, before it comes here.
+                    bindings::vm_fault_reason_VM_FAULT_OOM => {
+                        bindings::vm_fault_reason_VM_FAULT_NOPAGE
+                    }
+                    reason => reason,
+                }
+            } else if !self.fault.fits(self.order) {
+                return None;
+            } else if helpers::abstractions_helper_pmd_none((*raw).pmd) {
                 // Said to be for a read, even if it is for a write: the entry is as writable as the mapping is. For a write
                 // the C function would take what has come there meanwhile for the same frame, and complain if it is not.
                 bindings::vmf_insert_pfn_pmd(raw, frame, false)
+            } else if self.fault.is_write()
+                && helpers::abstractions_helper_pmd_trans_huge((*raw).pmd)
+            {
+                // One that is mapped for reading, as first stores are noted (soft-dirty). It is of this frame, and stays so or
+                // goes as a whole: who would change or split it has the locks of this fault exclusively, or has no access.
+                bindings::vmf_insert_pfn_pmd(raw, frame, true)
             } else {
                 return None;
             }

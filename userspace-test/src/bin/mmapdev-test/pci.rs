@@ -29,6 +29,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -329,6 +330,34 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!(after.faults, before.faults);
             assert_eq!(after.mmap_lock_faults, before.mmap_lock_faults);
         }
+        Ok(())
+    }),
+    Test::with("stores_that_are_noted_keep_huge_pages", NONE, || {
+        let device = open_memory()?;
+        let before = device.counters()?;
+        for _ in 0..50 {
+            let mapping = Mapping::shared(&device, SIZE)?;
+            // From here on the kernel notes which pages are stored to: the first store to each is one of a page that is mapped
+            // for reading.
+            fs::write("/proc/self/clear_refs", "4")?;
+            // Several at once, of which one is first.
+            let ready = Barrier::new(2);
+            thread::scope(|scope| {
+                for number in 0..2 {
+                    let (mapping, ready) = (&mapping, &ready);
+                    scope.spawn(move || {
+                        for piece in (0..SIZE).step_by(HUGE_PAGE) {
+                            ready.wait();
+                            mapping.store(piece + number * PAGE, 1);
+                        }
+                    });
+                }
+            });
+        }
+        let after = device.counters()?;
+        assert_eq!(after.out_of_memory, before.out_of_memory);
+        assert_eq!(after.failed_faults, before.failed_faults);
+        assert_eq!(after.faults, before.faults, "page by page");
         Ok(())
     }),
     Test::with(
