@@ -358,6 +358,8 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(after.out_of_memory, before.out_of_memory);
         assert_eq!(after.failed_faults, before.failed_faults);
         assert_eq!(after.faults, before.faults, "page by page");
+        let huge = after.huge_faults - before.huge_faults;
+        assert!(huge >= 50 * (SIZE / HUGE_PAGE) as u64, "no store was noted");
         Ok(())
     }),
     Test::with(
