@@ -91,14 +91,22 @@ impl<'a> PfnFault<'a> {
         // address space. A huge entry lies within the VMA.
         let reason = unsafe {
             if !self.is_huge() {
-                let address = self.fault.address();
-                match bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot) {
-                    // So it says as well where a huge entry has come meanwhile. The touch comes again; and where there is no
-                    // memory at all, that is told when a table is set aside for it, before it comes here.
-                    bindings::vm_fault_reason_VM_FAULT_OOM => {
-                        bindings::vm_fault_reason_VM_FAULT_NOPAGE
+                let (address, pmd) = (self.fault.address(), (*raw).pmd);
+                let come_again = bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+                if helpers::abstractions_helper_pmd_trans_huge(pmd) {
+                    // All around it was mapped meanwhile.
+                    come_again
+                } else {
+                    match bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot) {
+                        // So it says as well where that comes just now; where there is no memory for a table, there is no
+                        // entry either.
+                        bindings::vm_fault_reason_VM_FAULT_OOM
+                            if !helpers::abstractions_helper_pmd_none(pmd) =>
+                        {
+                            come_again
+                        }
+                        reason => reason,
                     }
-                    reason => reason,
                 }
             } else if !self.fault.fits(self.order) {
                 return None;
@@ -110,7 +118,9 @@ impl<'a> PfnFault<'a> {
                 && helpers::abstractions_helper_pmd_trans_huge((*raw).pmd)
             {
                 // One that is mapped for reading, as first stores are noted (soft-dirty). It is of this frame, and stays so or
-                // goes as a whole: who would change or split it has the locks of this fault exclusively, or has no access.
+                // goes as a whole: of those who have the locks of this fault shared only, userfaultfd refuses such a VMA, and
+                // madvise() and scans of the page map leave it out; and a fault that is refused access, which then splits it, is
+                // refused for good, so that none comes after it that maps single pages.
                 bindings::vmf_insert_pfn_pmd(raw, frame, true)
             } else {
                 return None;
