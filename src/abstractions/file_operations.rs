@@ -656,3 +656,27 @@ impl<F: FileOperations> FileOperationsTable<F> {
         }
     }
 }
+
+/// What the KUnit suites take for a file.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(super) mod closed {
+    use super::*;
+
+    /// A file that nobody can open.
+    pub(in super::super) struct Closed;
+
+    #[vtable]
+    impl FileOperations for Closed {
+        type Module = crate::LocalModule;
+        const MAPS_HUGE_PAGES: bool = false;
+        type Registration = Arc<u32>;
+
+        fn open(_registration: &Arc<u32>, _file: &File) -> Result<Arc<Self>> {
+            Err(ENODEV)
+        }
+
+        fn address_space(&self) -> Option<&AddressSpace> {
+            None
+        }
+    }
+}

@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_to_go_does_not_become_dirty() {
+    fn only_pages_before_those_that_are_to_stay_clean_become_dirty() {
         let changing = Changing::new();
         changing.clean_from.store(5, Relaxed);
         assert!(changing.may_dirty(4));

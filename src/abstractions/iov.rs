@@ -59,43 +59,35 @@ pub(super) fn moved(result: isize) -> Result<usize> {
 mod tests {
     use super::*;
     use core::mem::MaybeUninit;
+    use core::ptr::{null, null_mut};
 
     /// Calls `call` with an iterator that is to fill memory of the kernel's.
-    fn with_iterator<R>(bytes: &mut [u8], call: impl FnOnce(*mut bindings::iov_iter) -> R) -> R {
+    fn with_iterator<R>(bytes: &mut [u8], call: impl FnOnce(&mut IovIterDest<'_>) -> R) -> R {
         let memory = bindings::kvec {
             iov_base: bytes.as_mut_ptr().cast(),
             iov_len: bytes.len(),
         };
         let mut iter = MaybeUninit::uninit();
         // SAFETY: The memory, and what describes it, stay until this returns, and are nobody else's.
-        unsafe {
+        call(unsafe {
             bindings::iov_iter_kvec(
                 iter.as_mut_ptr(),
                 bindings::ITER_DEST,
                 &memory,
                 1,
                 bytes.len(),
-            )
-        };
-        call(iter.as_mut_ptr())
-    }
-
-    /// Returns it as what the kernel crate has for it.
-    fn destination<'a>(iter: *mut bindings::iov_iter) -> &'a mut IovIterDest<'a> {
-        // SAFETY: These tests use it only in a call of `with_iterator()`, by whom alone it is used.
-        unsafe { IovIterDest::from_raw(iter) }
+            );
+            IovIterDest::from_raw(iter.as_mut_ptr())
+        })
     }
 
     #[test]
     fn zeros_go_as_far_as_they_are_asked_for_and_have_room() {
         let mut bytes = [7; 8];
-        let counts = with_iterator(&mut bytes, |iter| {
-            let iov = destination(iter);
-            [zero(iov, 3), zero(iov, 9), zero(iov, 1)]
-        });
+        let counts = with_iterator(&mut bytes, |iov| [zero(iov, 3), zero(iov, 9), zero(iov, 1)]);
         assert_eq!(counts, [3, 5, 0]);
         let mut bytes = [7; 8];
-        with_iterator(&mut bytes, |iter| zero(destination(iter), 3));
+        with_iterator(&mut bytes, |iov| zero(iov, 3));
         assert_eq!(bytes, [0, 0, 0, 7, 7, 7, 7, 7]);
     }
 
@@ -103,24 +95,36 @@ mod tests {
     fn what_a_limit_holds_back_is_there_afterwards() {
         for (limit, zeroed) in [(0, 0), (5, 5), (8, 8), (1 << 40, 8)] {
             let mut bytes = [7; 8];
-            let left = with_iterator(&mut bytes, |iter| {
-                // SAFETY: It is valid, and only consumed of.
-                let count = unsafe { with_limit(iter, limit, |iter| zero(destination(iter), 9)) };
-                assert_eq!(count, zeroed);
-                destination(iter).len()
+            let (count, left) = with_iterator(&mut bytes, |iov| {
+                // SAFETY: It is valid, and only consumed of, by the one that this is called with.
+                let count = unsafe {
+                    with_limit(iov.as_raw(), limit, |iter| {
+                        zero(IovIterDest::from_raw(iter), 9)
+                    })
+                };
+                (count, iov.len())
             });
-            assert_eq!(left, 8 - zeroed);
+            assert_eq!((count, left), (zeroed, 8 - zeroed));
         }
     }
 
     #[test]
     fn a_buffer_of_the_kernels_is_told_from_others() {
         let mut bytes = [7];
-        with_iterator(&mut bytes, |iter| {
-            assert!(is_of_the_kernel(destination(iter)));
-            // SAFETY: One that takes what it gets to nowhere has no memory at all.
-            unsafe { bindings::iov_iter_discard(iter, bindings::ITER_DEST, 1) };
-            assert!(!is_of_the_kernel(destination(iter)));
+        with_iterator(&mut bytes, |iov| {
+            assert!(is_of_the_kernel(iov));
+            // Of a pipe, of a program, and none at all.
+            // SAFETY: Nothing is taken of any.
+            unsafe { bindings::iov_iter_bvec(iov.as_raw(), bindings::ITER_DEST, null(), 0, 0) };
+            assert!(!is_of_the_kernel(iov));
+            // SAFETY: As above.
+            unsafe {
+                bindings::import_ubuf(bindings::ITER_DEST as c_int, null_mut(), 0, iov.as_raw())
+            };
+            assert!(!is_of_the_kernel(iov));
+            // SAFETY: As above.
+            unsafe { bindings::iov_iter_discard(iov.as_raw(), bindings::ITER_DEST, 1) };
+            assert!(!is_of_the_kernel(iov));
         });
     }
 }

@@ -93,28 +93,9 @@ pub(super) unsafe fn registration_data<'a, F: FileOperations>(
 
 #[kunit_tests(abstractions_misc_device)]
 mod tests {
-    use super::super::page_cache::AddressSpace;
+    use super::super::file_operations::closed::Closed;
     use super::*;
-    use kernel::fs::File;
     use kernel::sync::Arc;
-
-    /// A device that nobody can open.
-    struct Closed;
-
-    #[vtable]
-    impl FileOperations for Closed {
-        type Module = crate::LocalModule;
-        const MAPS_HUGE_PAGES: bool = false;
-        type Registration = Arc<u32>;
-
-        fn open(_registration: &Arc<u32>, _file: &File) -> Result<Arc<Self>> {
-            Err(ENODEV)
-        }
-
-        fn address_space(&self) -> Option<&AddressSpace> {
-            None
-        }
-    }
 
     fn register(name: &CStr, data: &Arc<u32>) -> Result<Pin<KBox<Registration<Closed>>>> {
         let name = CString::try_from(name)?;

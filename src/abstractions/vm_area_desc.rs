@@ -128,29 +128,9 @@ impl<F: FileOperations> SharedVmAreaDesc<'_, F> {
 
 #[kunit_tests(abstractions_vm_area_desc)]
 mod tests {
-    use super::super::page_cache::AddressSpace;
+    use super::super::file_operations::closed::Closed;
     use super::*;
     use core::ptr::{null_mut, NonNull};
-    use kernel::fs::File;
-    use kernel::sync::Arc;
-
-    /// A file that nobody can open.
-    struct Closed;
-
-    #[vtable]
-    impl FileOperations for Closed {
-        type Module = crate::LocalModule;
-        const MAPS_HUGE_PAGES: bool = false;
-        type Registration = Arc<u32>;
-
-        fn open(_registration: &Arc<u32>, _file: &File) -> Result<Arc<Self>> {
-            Err(ENODEV)
-        }
-
-        fn address_space(&self) -> Option<&AddressSpace> {
-            None
-        }
-    }
 
     /// Three pages of a file from page 7 on.
     fn described(flags: bindings::vm_flags_t) -> bindings::vm_area_desc {
@@ -168,7 +148,8 @@ mod tests {
     }
 
     fn prepare(desc: &mut bindings::vm_area_desc) -> Result<VmAreaDesc<'_, Closed>> {
-        // SAFETY: Nobody else has it, and nothing here looks at the file.
+        // SAFETY: Nobody else has it. That there is a running `mmap_prepare` and a file with those operations is what
+        // setting a mapping's operations rests on, which these tests do not.
         unsafe { VmAreaDesc::from_raw(desc) }
     }
 
