@@ -39,6 +39,10 @@ impl KeptModule {
             self.unload()?;
         }
         if self.0.is_none() {
+            // What could not be unloaded before may go by now.
+            if module::is_loaded() {
+                module::remove()?;
+            }
             let module = Loaded::with(&format!("devices=0 limit_mib={limit_mib}"))?;
             self.0 = Some(Kept {
                 module,
@@ -100,8 +104,10 @@ impl KeptModule {
         if !module::is_loaded() {
             return Ok(());
         }
-        module::remove()?;
-        Err(io::Error::other("the module was left loaded"))
+        let removed = module::remove();
+        Err(io::Error::other(format!(
+            "the module was left loaded; unloading it now: {removed:?}"
+        )))
     }
 }
 

@@ -164,7 +164,10 @@ impl Test {
 fn watched(body: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let mut log = Mark::now()?;
     let result = body();
-    let complaints = log.complaints()?;
+    let complaints = match log.complaints() {
+        Ok(complaints) => complaints,
+        Err(error) => return both(result, Err(error)),
+    };
     if !complaints.is_empty() {
         let complaints = complaints.join("\n  ");
         return Err(io::Error::other(format!(
