@@ -85,49 +85,81 @@ impl<'a> PfnFault<'a> {
     /// for reading alone, it is mapped for writing then. Mirrors `vmf_insert_pfn_prot()` and `vmf_insert_pfn_pmd()`.
     pub(crate) fn insert(&self, access: &Access<'_>) -> Option<Installed<'a>> {
         let frame = access.frame_in(self.fault.mapping(), self.fault.index(), self.order)?;
-        let (raw, vma) = (self.fault.as_raw(), self.fault.vma());
-        // SAFETY: By the type invariants the fault is valid and its VMA one for page frames, not copied on write. The frame
-        // is one of device memory that does not go before `access` does, and whoever takes it away then finds the entry by the
-        // address space. A huge entry lies within the VMA.
+        // SAFETY: The frame is one of device memory that does not go before `access` does, and whoever takes it away then finds
+        // the entry by the address space. By its order it is the first of a huge page where one is asked for.
         let reason = unsafe {
-            if !self.is_huge() {
-                let (address, pmd) = (self.fault.address(), (*raw).pmd);
-                let come_again = bindings::vm_fault_reason_VM_FAULT_NOPAGE;
-                if helpers::abstractions_helper_pmd_trans_huge(pmd) {
-                    // All around it was mapped meanwhile.
-                    come_again
-                } else {
-                    match bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot) {
-                        // So it says as well where that comes just now; where there is no memory for a table, there is no
-                        // entry either.
-                        bindings::vm_fault_reason_VM_FAULT_OOM
-                            if !helpers::abstractions_helper_pmd_none(pmd) =>
-                        {
-                            come_again
-                        }
-                        reason => reason,
-                    }
-                }
-            } else if !self.fault.fits(self.order) {
-                return None;
-            } else if helpers::abstractions_helper_pmd_none((*raw).pmd) {
-                // Said to be for a read, even if it is for a write: the entry is as writable as the mapping is. For a write
-                // the C function would take what has come there meanwhile for the same frame, and complain if it is not.
-                bindings::vmf_insert_pfn_pmd(raw, frame, false)
-            } else if self.fault.is_write()
-                && helpers::abstractions_helper_pmd_trans_huge((*raw).pmd)
-            {
-                // One that is mapped for reading, as first stores are noted (soft-dirty). It is of this frame, and stays so or
-                // goes as a whole: of those who have the locks of this fault shared only, userfaultfd refuses such a VMA, and
-                // madvise() and scans of the page map leave it out; and a fault that is refused access, which then splits it, is
-                // refused for good, so that none comes after it that maps single pages.
-                bindings::vmf_insert_pfn_pmd(raw, frame, true)
+            if self.is_huge() {
+                self.insert_huge(frame)?
             } else {
-                return None;
+                self.insert_page(frame)
             }
         };
         // SAFETY: It is such an answer.
         Some(unsafe { Installed::new(reason) })
+    }
+
+    /// Maps the touched page to a page frame.
+    ///
+    /// # Safety
+    ///
+    /// It must be one that the mapping is of, and not go without its entries being taken away.
+    unsafe fn insert_page(&self, frame: usize) -> bindings::vm_fault_t {
+        let (raw, vma, address) = (self.fault.as_raw(), self.fault.vma(), self.fault.address());
+        // SAFETY: By the type invariants the fault is valid, and so is its entry.
+        let pmd = unsafe { (*raw).pmd };
+        // SAFETY: As above.
+        if unsafe { helpers::abstractions_helper_pmd_trans_huge(pmd) } {
+            // All around it was mapped meanwhile.
+            return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+        }
+        // SAFETY: By the type invariants the VMA is one for page frames, not copied on write; the rest is the requirement of
+        // this function.
+        let reason =
+            unsafe { bindings::vmf_insert_pfn_prot(vma, address, frame, (*vma).vm_page_prot) };
+        // SAFETY: As for the entry above.
+        let is_none = unsafe { helpers::abstractions_helper_pmd_none(pmd) };
+        // So it says as well where that comes just now; where there is no memory for a table, there is no entry either.
+        if reason == bindings::vm_fault_reason_VM_FAULT_OOM && !is_none {
+            return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+        }
+        reason
+    }
+
+    /// Maps the huge page around the touched one to the page frames from this one on; `None` where it does not fit, or single
+    /// pages are mapped there.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::insert_page`], for all of them, and the first must be aligned to the size of a huge page.
+    unsafe fn insert_huge(&self, frame: usize) -> Option<bindings::vm_fault_t> {
+        if !self.fault.fits(self.order) {
+            return None;
+        }
+        let raw = self.fault.as_raw();
+        // SAFETY: By the type invariants the fault is valid, and so is its entry.
+        let (is_none, is_huge) = unsafe {
+            let pmd = (*raw).pmd;
+            (
+                helpers::abstractions_helper_pmd_none(pmd),
+                helpers::abstractions_helper_pmd_trans_huge(pmd),
+            )
+        };
+        let for_write = if is_none {
+            // Said to be for a read, even if it is for a write: the entry is as writable as the mapping is. For a write the C
+            // function would take what has come there meanwhile for the same frame, and complain if it is not.
+            false
+        } else if is_huge && self.fault.is_write() {
+            // One that is mapped for reading, as first stores are noted (soft-dirty). It is of this frame, and stays so or goes
+            // as a whole: of those who have the locks of this fault shared only, userfaultfd refuses such a VMA, and madvise()
+            // and scans of the page map leave it out; and a fault that is refused access, which then splits it, is refused for
+            // good, so that none comes after it that maps single pages.
+            true
+        } else {
+            return None;
+        };
+        // SAFETY: By the type invariants the VMA is one for page frames, not copied on write, and the entry lies within it; the
+        // rest is the requirement of this function, and what is there for a write is of the same frame.
+        Some(unsafe { bindings::vmf_insert_pfn_pmd(raw, frame, for_write) })
     }
 
     /// Maps the other huge pages in the window of `2^order` huge pages around the one that was asked for, each with one
