@@ -63,7 +63,7 @@ impl KeptModule {
 
     /// Ends all devices. Fails where something uses the module still.
     pub(crate) fn end(&mut self) -> io::Result<()> {
-        let devices = {
+        let is_bound = {
             let control = Control::open()?;
             let (of_pci, others): (Vec<_>, Vec<_>) = control
                 .list()?
@@ -72,7 +72,7 @@ impl KeptModule {
             for device in others {
                 control.destroy(&String::from_utf8_lossy(device.name.bytes()))?;
             }
-            of_pci
+            !of_pci.is_empty()
         };
         let users = module::users()?;
         if users > 0 {
@@ -80,8 +80,8 @@ impl KeptModule {
                 "the module is still in use, by {users} references"
             )));
         }
-        // Those keep what was done to them until the module goes.
-        if !devices.is_empty() {
+        // A PCI device keeps what was done to it until the module goes.
+        if is_bound {
             self.unload()?;
         }
         Ok(())

@@ -333,9 +333,10 @@ pub(crate) const TESTS: &[Test] = &[
         Ok(())
     }),
     Test::with("stores_that_are_noted_keep_huge_pages", NONE, || {
+        const ROUNDS: usize = 50;
         let device = open_memory()?;
         let before = device.counters()?;
-        for _ in 0..50 {
+        for _ in 0..ROUNDS {
             let mapping = Mapping::shared(&device, SIZE)?;
             // From here on the kernel notes which pages are stored to: the first store to each is one of a page that is mapped
             // for reading.
@@ -359,7 +360,8 @@ pub(crate) const TESTS: &[Test] = &[
         assert_eq!(after.failed_faults, before.failed_faults);
         assert_eq!(after.faults, before.faults, "page by page");
         let huge = after.huge_faults - before.huge_faults;
-        assert!(huge >= 50 * (SIZE / HUGE_PAGE) as u64, "no store was noted");
+        let pieces = SIZE / HUGE_PAGE;
+        assert!(huge >= (ROUNDS * pieces) as u64, "no store was noted");
         Ok(())
     }),
     Test::with(
