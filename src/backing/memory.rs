@@ -147,9 +147,12 @@ impl Memory {
             // It is being filled by whoever holds its lock.
             drop(self.cache.lock_folio(index, wait)?);
         }
-        // Of a folio with bad memory in it, all but the bad pages can be read.
+        // Of a folio with bad memory in it, all but the bad pages can be read. (Of one that the kernel found on its way to
+        // another place, the page alone may say so.)
+        if folio.is_page_poisoned(index) {
+            return Err(EIO);
+        }
         let wanted = match folio.is_poisoned() {
-            true if folio.is_page_poisoned(index) => return Err(EIO),
             true => bytes_before(position, wanted, start_of(index + 1)),
             false => wanted,
         };
