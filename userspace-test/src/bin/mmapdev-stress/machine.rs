@@ -15,7 +15,7 @@ use mmapdev_userspace::random::Random;
 use mmapdev_userspace::slowness;
 use mmapdev_userspace::{module, numa, pagemap};
 use mmapdev_userspace::{HUGE_PAGE, MIB, PAGE};
-use rustix::fs::{fsync, OFlags};
+use rustix::fs::{fsync, ftruncate, memfd_create, MemfdFlags, OFlags};
 use rustix::io::{pread, pwrite, Errno};
 use rustix::mm::Advice;
 use rustix::process::{getpid, Signal};
@@ -341,13 +341,18 @@ impl Bad {
         (0..SIZE / PAGE).filter(|&page| page != self.page)
     }
 
-    /// Has the page go bad.
-    fn go(&self) -> io::Result<Said> {
+    /// Has the page go bad; returns what the kernel said, and the page frame in which it was.
+    fn go(&self) -> io::Result<(Said, u64)> {
+        let noted = memfd_create("bad frame", MemfdFlags::CLOEXEC)?;
+        ftruncate(&noted, PAGE as u64)?;
+        let noted = Mapping::shared(&noted, PAGE)?;
         // In a process of its own: whoever has the page mapped may be told by a signal.
         let poisoner = Child::run(|| {
             let poison = || -> io::Result<()> {
                 let mapping = Mapping::shared(&self.device, SIZE)?;
                 mapping.touch_read(self.page * PAGE, PAGE);
+                let frame = pagemap::frame(mapping.address(self.page * PAGE))?;
+                noted.word(0).store(frame.unwrap_or_default(), SeqCst);
                 mapping.advise(self.page * PAGE, PAGE, Advice::LinuxHwPoison)
             };
             match poison() {
@@ -360,18 +365,19 @@ impl Bad {
                 Err(error) => error.to_string().into_bytes(),
             }
         })?;
-        match poisoner.wait(Some(Duration::from_secs(30) * slowness()))? {
-            Outcome::Returned(words) if words.is_empty() => Ok(Said::Done),
-            Outcome::Returned(words) if words == b"busy" => Ok(Said::Busy),
-            Outcome::Killed(signal) if signal == Signal::BUS.as_raw() => Ok(Said::Lost),
-            Outcome::Returned(words) => Err(wrong(String::from_utf8_lossy(&words))),
-            other => Err(wrong(format!("{other:?}"))),
-        }
+        let said = match poisoner.wait(Some(Duration::from_secs(30) * slowness()))? {
+            Outcome::Returned(words) if words.is_empty() => Said::Done,
+            Outcome::Returned(words) if words == b"busy" => Said::Busy,
+            Outcome::Killed(signal) if signal == Signal::BUS.as_raw() => Said::Lost,
+            Outcome::Returned(words) => return Err(wrong(String::from_utf8_lossy(&words))),
+            other => return Err(wrong(format!("{other:?}"))),
+        };
+        Ok((said, noted.word(0).load(SeqCst)))
     }
 
     /// Has the page go bad while others are at its neighbours by calls, and where the bytes are in memory alone at the page
     /// itself: who reads, and there who writes the same again.
-    fn go_beside_others(&self, is_stored: bool) -> io::Result<Said> {
+    fn go_beside_others(&self, is_stored: bool) -> io::Result<(Said, u64)> {
         let goes_on = AtomicBool::new(true);
         let read = |page| match self.read(page) {
             _ if is_stored && page == self.page => Ok(()),
@@ -415,13 +421,22 @@ impl Bad {
     /// Looks whether the page is gone for all, where its bytes are in memory alone, until it is punched.
     fn is_lost(&self, kind: &Kind) -> io::Result<()> {
         self.write_all()?;
-        let said = self.go_beside_others(false)?;
+        let (said, bad_frame) = self.go_beside_others(false)?;
         let mapping = Mapping::shared(&self.device, SIZE)?;
-        // If the kernel did nothing but mark it, whoever moves pages may have it in another place by now, or at any moment: that
+        // Where the kernel could not take it out of its folio, or that was on its way to another place, whoever moves pages may
+        // have it elsewhere by now, or at any moment: the kernel copies a folio without a look at which of its pages are bad. That
         // place is good, and as no memory is really bad here, so are the bytes.
+        let may_move = said != Said::Done;
         let has_moved = |is_touched: bool| -> io::Result<()> {
-            let frame = self.device.frame((self.page * PAGE) as u64)?.frame;
-            ensure(!pagemap::is_poisoned(frame)?, || {
+            let frame_now = || self.device.frame((self.page * PAGE) as u64);
+            let (frame, is_bad) = loop {
+                let frame = frame_now()?.frame;
+                let is_bad = pagemap::is_poisoned(frame)?;
+                if frame_now()?.frame == frame {
+                    break (frame, is_bad);
+                }
+            };
+            ensure(!is_bad && frame != bad_frame, || {
                 format!("page {} is used in bad memory", self.page)
             })?;
             self.check(&mapping, 0..SIZE / PAGE, |page| {
@@ -432,18 +447,18 @@ impl Bad {
                 bytes
             })
         };
-        if said == Said::Busy && self.read(self.page).is_ok() {
+        if may_move && self.read(self.page).is_ok() {
             return has_moved(false);
         }
         for write in [false, true] {
             match child::touch(mapping.address(self.page * PAGE), write)? {
                 Touch::BusError(_) => {}
-                Touch::Done if said == Said::Busy => return has_moved(write),
+                Touch::Done if may_move => return has_moved(write),
                 touch => return Err(wrong(format!("expected SIGBUS, seen {touch:?}"))),
             }
         }
         match self.read(self.page) {
-            Ok(_) if said == Said::Busy => return has_moved(false),
+            Ok(_) if may_move => return has_moved(false),
             result => ensure_errno(result, Errno::IO, "a read of it")?,
         }
         self.check(&mapping, self.others(), |page| Self::content(page, 0))?;
@@ -476,7 +491,7 @@ impl Bad {
         if is_dirty {
             self.write(self.page, 1)?;
         }
-        let said = self.go_beside_others(true)?;
+        let (said, _) = self.go_beside_others(true)?;
         let synced = fsync(&self.device);
         let is_lost = synced == Err(Errno::IO);
         ensure(synced.is_ok() || is_lost, || format!("fsync(): {synced:?}"))?;
